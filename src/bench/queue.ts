@@ -5,6 +5,8 @@ import type { Task } from "./rows.ts";
 export interface Job {
   tasks: Task[];
   attempts: number;
+  /** its method's file was saved meanwhile: what comes back is of the earlier version */
+  outdated?: boolean;
 }
 
 const size = (task: Task) => task.sample.length ?? task.sample.ids.length;
@@ -26,24 +28,50 @@ export function makeJobs(tasks: readonly Task[]): Job[] {
 
 export class JobQueue {
   private closed = false;
+  private waiting: (() => void)[] = [];
 
-  constructor(private readonly jobs: Job[]) {}
+  /** `holdsOpen`: an empty queue is not at its end, `refill` may come. */
+  constructor(
+    private jobs: Job[],
+    private readonly holdsOpen = false,
+  ) {}
 
-  take(): Job | undefined {
-    return this.closed ? undefined : this.jobs.shift();
+  /** The next job; undefined when there is none and none will come. `idle` is called before a wait for more. */
+  async next(idle: () => void = () => {}): Promise<Job | undefined> {
+    for (;;) {
+      if (this.closed) return undefined;
+      const job = this.jobs.shift();
+      if (job !== undefined || !this.holdsOpen) return job;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.waiting.push(resolve); // before `idle`, which may close or refill
+      idle();
+      await promise;
+    }
   }
 
   /** Back to the front: it is the longest of what is left. */
   giveBack(...jobs: Job[]): void {
     this.jobs.unshift(...jobs);
+    this.wake();
+  }
+
+  /** Other jobs in place of those that are left. */
+  refill(jobs: Job[]): void {
+    this.jobs = jobs;
+    this.wake();
   }
 
   /** No more is handed out. */
   close(): void {
     this.closed = true;
+    this.wake();
   }
 
   get left(): number {
     return this.jobs.reduce((sum, job) => sum + job.tasks.length, 0);
+  }
+
+  private wake(): void {
+    for (const resolve of this.waiting.splice(0)) resolve();
   }
 }

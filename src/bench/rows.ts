@@ -3,7 +3,8 @@ import * as v from "valibot";
 import type { Completion, MethodSpec } from "../engine/protocol.ts";
 
 const count = v.pipe(v.number(), v.finite());
-const status = v.picklist(["ok", "oom", "error"]);
+/** stale: measured by an earlier version of a plugin file, to be measured anew */
+const status = v.picklist(["ok", "oom", "error", "stale"]);
 
 export const rowSchema = v.looseObject({
   /** hash of sample id, prompt ids, method and parameters, model, dtype, view, cap and sampling */

@@ -2,6 +2,7 @@
 import type { EngineInfo, EngineOptions, Sampling } from "../engine/protocol.ts";
 import type { ProcessOptions } from "./engine-process.ts";
 import type { Row, Task } from "./rows.ts";
+import type { Steering } from "./steering.ts";
 
 export interface RunPlan {
   tasks: Task[];
@@ -23,7 +24,13 @@ export type RunEvent =
   | { type: "phase"; engine: number; phase: "prefill" | "decode"; done: number; total: number }
   | { type: "token"; engine: number }
   | { type: "row"; row: Row; done: number; total: number }
-  | { type: "note"; text: string };
+  | { type: "note"; text: string }
+  /** what is left of a cell was skipped */
+  | { type: "skipped"; tasks: Task[] }
+  /** other tasks in place of the earlier ones; `rows` are those that still count */
+  | { type: "replanned"; tasks: Task[]; rows: ReadonlyMap<string, Row> }
+  /** all is measured; the run waits for plugin files to be saved */
+  | { type: "idle" };
 
 export interface RunControl {
   /** no new sample is started; the one in flight may finish within `graceMs`, then it is dropped */
@@ -31,6 +38,8 @@ export interface RunControl {
   /** what is in flight is dropped at once */
   abort?: AbortSignal;
   graceMs?: number;
+  /** pause, skip, measure anew */
+  steering?: Steering;
 }
 
 export interface RunOutcome {
@@ -38,6 +47,8 @@ export interface RunOutcome {
   interrupted: boolean;
   /** measurements without a row: after an interruption, or when no engine was left */
   missing: number;
+  /** measurements that were skipped by hand; not among the missing */
+  skipped: number;
   reused: number;
   /** from the start of the engines to the last row */
   wallMs: number;

@@ -79,6 +79,15 @@ export class RunDirectory {
     return write;
   }
 
+  /** Rows that no longer count: said in their files too, so that a later start measures them anew. */
+  forget(rows: readonly Row[]): void {
+    for (const row of rows) {
+      const stale: Row = { ...row, run: this.run, status: "stale", score: null, prediction: null };
+      this.rows.delete(identity(row));
+      this.writing = this.writing.then(() => this.appendLine(samplesFile(row), stale)).catch(() => {});
+    }
+  }
+
   /** Writes a whole file so that a reader sees the old one or the new one. */
   writeFile(name: string, text: string): void {
     const path = join(this.path, name);

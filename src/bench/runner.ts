@@ -6,6 +6,7 @@ import { type Job, JobQueue, makeJobs } from "./queue.ts";
 import { completedRow, failedRow, identity, type Row, type RowContext, type Task, timingRow } from "./rows.ts";
 import type { RunControl, RunEvent, RunOutcome, RunPlan } from "./run-contract.ts";
 import type { RunDirectory } from "./rundir.ts";
+import type { Replan } from "./steering.ts";
 
 const maxDeathsInARow = 3;
 
@@ -28,7 +29,9 @@ class Runner {
   /** consecutive samples of a method that ended their engine */
   private readonly deaths = new Map<string, number>();
   private readonly dropped = new AbortController();
+  private readonly inFlight = new Set<Job>();
   private done: number;
+  private skipped = 0;
   private stopped = false;
   private failure: unknown;
 
@@ -37,17 +40,22 @@ class Runner {
     private readonly directory: RunDirectory,
     private readonly report: (event: RunEvent) => void,
     private readonly control: RunControl,
-    private readonly due: Task[],
+    private due: Task[],
   ) {
-    this.queue = new JobQueue(makeJobs(due));
+    this.queue = new JobQueue(makeJobs(due), control.steering?.holdsOpen);
+    control.steering?.listen((change) => this.replan(change));
     this.done = plan.tasks.length - due.length;
   }
 
   async run(): Promise<RunOutcome> {
     const unlisten = this.listen();
     try {
-      const slots = Math.min(this.plan.engines.length, Math.max(1, this.queue.left));
-      if (this.due.length > 0) await Promise.all(this.plan.engines.slice(0, slots).map((_, at) => this.slot(at)));
+      const watching = this.control.steering?.holdsOpen === true;
+      const slots = watching
+        ? this.plan.engines.length
+        : Math.min(this.plan.engines.length, Math.max(1, this.queue.left));
+      if (this.due.length > 0 || watching)
+        await Promise.all(this.plan.engines.slice(0, slots).map((_, at) => this.slot(at)));
     } finally {
       unlisten();
       await Promise.all([...this.engines].map((engine) => engine.stop()));
@@ -59,7 +67,8 @@ class Runner {
     return {
       infos: this.infos,
       interrupted: this.stopped,
-      missing,
+      missing: missing - this.skipped,
+      skipped: this.skipped,
       reused: this.plan.tasks.length - this.due.length,
       wallMs: performance.now() - this.started,
       failures: this.failures,
@@ -77,6 +86,7 @@ class Runner {
     const stop = () => {
       this.stopped = true;
       this.queue.close();
+      this.control.steering?.resume();
       timer ??= setTimeout(drop, this.control.graceMs ?? 3000);
     };
     if (this.control.stop?.aborted) stop();
@@ -93,7 +103,7 @@ class Runner {
   private async slot(at: number): Promise<void> {
     let engine: EngineProcess | undefined;
     let warm = new Set<string>();
-    for (let job = this.queue.take(); job !== undefined; job = this.queue.take()) {
+    for (let job = await this.next(); job !== undefined; job = await this.next()) {
       try {
         if (!engine?.alive) {
           if (engine) this.engines.delete(engine);
@@ -104,14 +114,48 @@ class Runner {
         this.queue.giveBack(job);
         return this.lost(at, error as Error);
       }
+      this.inFlight.add(job);
       try {
         await this.attempt(engine, at, job, warm);
       } catch (error) {
         this.failure ??= error;
         this.queue.close();
         return;
+      } finally {
+        this.inFlight.delete(job);
       }
     }
+  }
+
+  /** The next job that is not skipped, when the run is not paused. */
+  private async next(): Promise<Job | undefined> {
+    const { steering } = this.control;
+    for (;;) {
+      await steering?.opened();
+      const job = await this.queue.next(() => this.inFlight.size === 0 && this.report({ type: "idle" }));
+      if (steering?.paused && job !== undefined) this.queue.giveBack(job);
+      else if (job === undefined || !steering?.skips(job.tasks[0]!)) return job;
+      else {
+        this.skipped += job.tasks.length;
+        this.report({ type: "skipped", tasks: job.tasks });
+      }
+    }
+  }
+
+  /** Other tasks from here on: rows of saved methods are forgotten, and what of them is in flight will not count. */
+  private replan({ tasks, stale, held }: Replan): void {
+    this.directory.forget([...this.directory.rows.values()].filter(stale));
+    for (const job of this.inFlight) job.outdated ||= stale({ method_hash: job.tasks[0]!.method.hash });
+    this.plan.tasks = tasks;
+    this.due = tasks.filter((task) => this.directory.rows.get(identity(task))?.status !== "ok");
+    this.done = tasks.length - this.due.length;
+    this.skipped = 0;
+    this.deaths.clear();
+    const running = new Set(
+      [...this.inFlight].filter((job) => !job.outdated).flatMap((job) => job.tasks.map(identity)),
+    );
+    this.queue.refill(makeJobs(this.due.filter((task) => !held(task) && !running.has(identity(task)))));
+    this.report({ type: "replanned", tasks, rows: this.directory.rows });
   }
 
   private async start(at: number): Promise<EngineProcess> {
@@ -155,6 +199,7 @@ class Runner {
       if (!(error instanceof EngineError)) throw error;
       return this.recover(error, job, context);
     }
+    if (job.outdated) return;
     this.deaths.delete(first.method.label);
     const wallMs = Math.max(...completions.map((c) => c.prefillMs + c.decodeMs)) / job.tasks.length;
     for (const [index, task] of job.tasks.entries()) {
@@ -196,7 +241,7 @@ class Runner {
 
   // A batch that failed as a whole is run sample by sample; a sample that ended its engine is run once more on a fresh one.
   private async recover(error: EngineError, job: Job, context: Pick<RowContext, "run" | "attempts" | "device">) {
-    if (this.stopped && error.died) return;
+    if (job.outdated || (this.stopped && error.died)) return;
     const label = job.tasks[0]!.method.label;
     if (job.tasks.length > 1) {
       this.report({

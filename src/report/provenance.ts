@@ -50,7 +50,7 @@ export function methodSheet(runs: readonly RunData[]): TableData {
 export function failureSheet(runs: readonly RunData[]): TableData {
   const rows = runs.flatMap((run) =>
     run.rows
-      .filter((row) => row.status !== "ok")
+      .filter((row) => row.status === "oom" || row.status === "error")
       .map((row) => [
         text(seriesName(runs, run, row.method)),
         text(row.id),
