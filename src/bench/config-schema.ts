@@ -118,6 +118,7 @@ const schemas = {
   fresh: flag,
   no_baseline: flag,
   log_samples: flag,
+  log_kept: flag,
   output: choice(["md", "json", "jsonl", "csv"]),
   temperature: real(0, Infinity),
   top_p: real(0, 1),

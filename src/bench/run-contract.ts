@@ -10,8 +10,10 @@ export interface RunPlan {
   engines: EngineOptions[];
   stopIds: number[];
   sampling: Sampling;
-  /** rows carry the prompt's text, and kept positions */
+  /** rows carry the prompt's text */
   logSamples: boolean;
+  /** the positions that each layer and KV head keeps go to files of their own */
+  logKept: boolean;
   decode(ids: number[]): string;
   process?: ProcessOptions;
 }

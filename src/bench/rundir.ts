@@ -14,6 +14,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { KvaError } from "../native/error.ts";
+import type { KeptRow } from "./kept-rows.ts";
 import { takeLock } from "./lock.ts";
 import { identity, type Row, rowSchema, type TimingRow } from "./rows.ts";
 
@@ -68,9 +69,10 @@ export class RunDirectory {
     this.writeFile("manifest.json", `${JSON.stringify({ ...facts, runs: this.runs }, null, 2)}\n`);
   }
 
-  /** Appends a sample's raw times, then its row: the row is what says that the sample is done. */
-  async append(row: Row, timing: TimingRow | undefined): Promise<void> {
+  /** Appends a sample's kept rows and raw times, then its row: the row is what says that the sample is done. */
+  async append(row: Row, timing?: TimingRow, kept?: KeptRow): Promise<void> {
     const write = this.writing.then(async () => {
+      if (kept !== undefined) await this.appendLine(keptFile(row), kept);
       if (timing !== undefined) await this.appendLine("timings.jsonl", timing);
       await this.appendLine(samplesFile(row), row);
       this.rows.set(identity(row), row);
@@ -147,11 +149,23 @@ async function openAppender(path: string): Promise<FileHandle> {
   return handle;
 }
 
+/** What names the file of a row. */
+export interface RowPlace {
+  method: string;
+  method_hash: string;
+  task: string;
+  length: number | null;
+}
+
 /** `samples_SnapKV_vt_4096.jsonl`; a label with parameters in brackets is told apart by its hash. */
-export function samplesFile(row: { method: string; method_hash: string; task: string; length: number | null }): string {
+export const samplesFile = (row: RowPlace): string => `samples_${fileEnding(row)}`;
+/** `kept_SnapKV_vt_4096.jsonl`, beside it where kept rows are logged */
+export const keptFile = (row: RowPlace): string => `kept_${fileEnding(row)}`;
+
+function fileEnding(row: RowPlace): string {
   const name = row.method.replaceAll(/\[[^\]]*\]/g, "").replaceAll(/[^\w.+@-]+/g, "_");
   const method = row.method.includes("[") ? `${name}-${row.method_hash}` : name;
-  return `samples_${method}_${row.task}_${row.length ?? "all"}.jsonl`;
+  return `${method}_${row.task}_${row.length ?? "all"}.jsonl`;
 }
 
 /** Every readable row of a run directory, in file order. Torn or foreign lines are passed over. */

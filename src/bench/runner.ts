@@ -2,8 +2,18 @@
 import type { Completion, EngineInfo, Request } from "../engine/protocol.ts";
 import { KvaError } from "../native/error.ts";
 import { EngineError, EngineProcess } from "./engine-process.ts";
+import { type KeptRow, keptRow } from "./kept-rows.ts";
 import { type Job, JobQueue, makeJobs } from "./queue.ts";
-import { completedRow, failedRow, identity, type Row, type RowContext, type Task, timingRow } from "./rows.ts";
+import {
+  completedRow,
+  failedRow,
+  identity,
+  type Row,
+  type RowContext,
+  type Task,
+  type TimingRow,
+  timingRow,
+} from "./rows.ts";
 import type { RunControl, RunEvent, RunOutcome, RunPlan } from "./run-contract.ts";
 import type { RunDirectory } from "./rundir.ts";
 import type { Replan } from "./steering.ts";
@@ -235,7 +245,7 @@ class Runner {
       stopIds: this.plan.stopIds,
       sampling: this.plan.sampling,
       ...(sample.questionStart === undefined ? {} : { questionStart: sample.questionStart }),
-      ...(this.plan.logSamples ? { logKept: true } : {}),
+      ...(this.plan.logKept ? { logKept: true } : {}),
     };
   }
 
@@ -277,12 +287,12 @@ class Runner {
       );
     }
     const row = completedRow(task, completion, this.plan.decode(completion.ids), context);
-    if (completion.kept) row.kept = completion.kept;
-    return this.write(row, timingRow(task, completion, this.directory.run));
+    const kept = completion.kept && keptRow(task, completion, completion.kept, this.directory.run);
+    return this.write(row, timingRow(task, completion, this.directory.run), kept);
   }
 
-  private async write(row: Row, timing?: ReturnType<typeof timingRow>): Promise<void> {
-    await this.directory.append(row, timing);
+  private async write(row: Row, timing?: TimingRow, kept?: KeptRow): Promise<void> {
+    await this.directory.append(row, timing, kept);
     this.done += 1;
     this.report({ type: "row", row, done: this.done, total: this.plan.tasks.length });
   }

@@ -1,6 +1,7 @@
 // What a method holds and leaves behind: cache bytes against its formula, native memory and JavaScript memory after requests.
 import { heapStats } from "bun:jsc";
 import { formatBytes } from "../bench/format.ts";
+import { positionsOf } from "../engine/kept.ts";
 import { type Subject, tokenIds } from "./subject.ts";
 
 const promptTokens = 300;
@@ -15,7 +16,7 @@ export async function bytesFault(subject: Subject): Promise<string | undefined> 
   const label = subject.label(tight);
   const rows = Array.from({ length: model.layers }, (_, layer) => subject.expectedRows(tight, promptTokens, layer));
   if (done.cacheBytes !== done.expectedCacheBytes) {
-    const held = done.kept!.map((heads) => heads.map((positions) => positions.length).join("/"));
+    const held = done.kept!.prompt.map((heads) => heads.map((ranges) => positionsOf(ranges).length).join("/"));
     return (
       `${label} holds ${formatBytes(done.cacheBytes)} of cache ${after}; expectedRows gives ` +
       `${formatBytes(done.expectedCacheBytes)} (rows by layer: ${held.join(", ")} held, ${rows.join(", ")} expected)`

@@ -1,4 +1,5 @@
 // What every plugin must keep, one promise at a time: each is checked on the CPU with a tiny random model.
+import { positionsOf } from "../engine/kept.ts";
 import type { LoadedMethod } from "../engine/method.ts";
 import type { Completion } from "../engine/protocol.ts";
 import { difference, rowFault } from "./faults.ts";
@@ -86,7 +87,10 @@ const interleavedWords = { got: "beside another request", wanted: "alone" };
 const outside = "; does a variable outside of create change?";
 
 function requestFault(name: string, got: Completion, wanted: Completion): string | undefined {
-  const rows = ({ kept }: Completion) => ({ kept: [kept!], logits: [new Float32Array()], ordered: true });
+  const rows = ({ kept }: Completion) => {
+    const positions = kept!.prompt.map((heads) => heads.map(positionsOf));
+    return { kept: [positions], logits: [new Float32Array()], ordered: true };
+  };
   const fault = difference(name, rows(got), rows(wanted), interleavedWords);
   if (fault !== undefined) return fault + outside;
   if (got.ids.join() === wanted.ids.join()) return undefined;

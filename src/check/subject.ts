@@ -135,9 +135,9 @@ export class Subject {
         },
       };
     const last = end && {
-      end: () => {
+      end: (kept: () => number[][][]) => {
         this.onHook(`${this.name}.end`);
-        return end.call(hooks);
+        return end.call(hooks, kept);
       },
     };
     const { needs } = hooks;

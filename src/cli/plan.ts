@@ -70,6 +70,7 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
       stopIds: [...model.config.eosIds],
       sampling,
       logSamples: config.log_samples === true,
+      logKept: config.log_kept === true,
       decode: (ids) => tokenizer.decode(ids),
     },
     methods,

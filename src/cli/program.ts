@@ -82,7 +82,8 @@ function addRun(program: Command): Command {
     .option("--save_tag <tag>", "ending of the default run directory")
     .option("--resume", "go on where an earlier run of the directory stopped (the default)")
     .option("--fresh", "measure anew; earlier rows stay in their files, unused")
-    .option("--log_samples", "rows also carry the prompt and the kept positions")
+    .option("--log_samples", "rows also carry the prompt")
+    .option("--log_kept", "kept_*.jsonl: the positions that each layer and KV head keeps of every sample")
     .option("--no_baseline", "without Full")
     .action(async (flags) => (await import("./run.ts")).run(flags));
 }

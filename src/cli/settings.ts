@@ -30,6 +30,7 @@ export interface RunFlags extends EngineFlags, MethodFlags, SamplingFlags {
   resume?: boolean;
   fresh?: boolean;
   log_samples?: boolean;
+  log_kept?: boolean;
   no_baseline?: boolean;
   output?: TableFormat;
 }

@@ -158,7 +158,7 @@ class Generation {
       expectedCacheBytes: this.expectedBytes(sequence),
       peakBytes: 0,
       numbers: {},
-      ...(request.logKept ? { kept: sequence.keptPositions() } : {}),
+      ...(request.logKept ? { kept: { prompt: sequence.keptRanges(), end: [], tokens: 0 } } : {}),
     };
   }
 
@@ -179,8 +179,14 @@ class Generation {
       const sequence = this.sequences[s]!;
       const decodeMs = sequence.tokenMs.reduce((sum, ms) => sum + ms, 0);
       const { prefillMs } = sequence;
+      const kept = completion.kept && {
+        ...completion.kept,
+        end: sequence.keptRanges(),
+        tokens: sequence.cache.info().position,
+      };
       return {
         ...completion,
+        ...(kept && { kept }),
         finish: sequence.finish ?? "length",
         prefillMs,
         decodeMs,

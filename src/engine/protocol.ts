@@ -66,6 +66,15 @@ export interface Request {
   logKept?: boolean;
 }
 
+/** Positions that each layer and KV head holds, as ranges (`0-3,17`): [layer][kvHead]. */
+export interface KeptRows {
+  /** when the prompt was done */
+  prompt: string[][];
+  /** when the sequence ended, after `tokens` tokens in all */
+  end: string[][];
+  tokens: number;
+}
+
 /** Bytes and times of one sequence; times in milliseconds. */
 export interface Completion {
   id: string;
@@ -93,8 +102,7 @@ export interface Completion {
   peakBytes: number;
   /** numbers from the plugins' `end()` */
   numbers: Record<string, number>;
-  /** [layer][kvHead] -> kept positions, ascending, at the end of the prompt */
-  kept?: number[][][];
+  kept?: KeptRows;
 }
 
 export interface ScoreRequest {

@@ -6,6 +6,7 @@ import { Scope } from "../native/scope.ts";
 import type { Tensor } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
 import type { ChunkState } from "./attend.ts";
+import { rangesOf } from "./kept.ts";
 import { HookLayer, HookOps, type LayerState } from "./layer.ts";
 import {
   type AllNeeds,
@@ -181,14 +182,27 @@ export class Sequence {
 
   /** numbers that the plugins give at the end */
   end(): Record<string, number> {
-    return Object.assign({}, ...this.hooks.map(({ name, hooks }) => guarded(`${name}.end`, () => hooks.end?.() ?? {})));
+    const kept = () => this.keptPositions();
+    return Object.assign(
+      {},
+      ...this.hooks.map(({ name, hooks }) => guarded(`${name}.end`, () => hooks.end?.(kept) ?? {})),
+    );
   }
 
   /** [layer][kvHead] -> kept positions, ascending; waits for the device */
   keptPositions(): number[][][] {
+    return this.eachHead((positions) => Array.from(positions));
+  }
+
+  /** [layer][kvHead] -> kept positions as ranges; waits for the device */
+  keptRanges(): string[][] {
+    return this.eachHead(rangesOf);
+  }
+
+  private eachHead<T>(of: (positions: Int32Array) => T): T[][] {
     const { layers, kvHeads } = this.cache.shape;
     return Array.from({ length: layers }, (_, layer) =>
-      Array.from({ length: kvHeads }, (_, head) => Array.from(this.cache.positions(layer, head)).sort((a, b) => a - b)),
+      Array.from({ length: kvHeads }, (_, head) => of(this.cache.positions(layer, head).sort())),
     );
   }
 }

@@ -208,8 +208,8 @@ export interface Hooks {
   prefill?(layer: Layer, ops: Ops): void;
   /** once a layer at the first new token; what it records is replayed after attention at every step */
   decode?(layer: Layer, ops: Ops): void;
-  /** when the sequence ends: numbers for the tables */
-  end?(): Record<string, number> | undefined;
+  /** when the sequence ends: numbers for the tables; `kept` reads the positions that are held, [layer][kvHead], ascending */
+  end?(kept: () => number[][][]): Record<string, number> | undefined;
 }
 
 type Params = Record<string, Param<unknown>>;

@@ -2,10 +2,13 @@
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { readKept } from "../../src/bench/kept-rows.ts";
 import { identity } from "../../src/bench/rows.ts";
 import { readRows } from "../../src/bench/rundir.ts";
+import { positionsOf } from "../../src/engine/kept.ts";
 import { expectWithin, runBenchmark } from "../../src/index.ts";
 import { accel, ended, startAccel } from "../support/accel.ts";
+import { range } from "../support/choice.ts";
 import { folder } from "../support/folder.ts";
 
 /** A benchmark of seconds; the tests set the methods. */
@@ -30,6 +33,7 @@ test("a run prints both tables and leaves a directory that says how each number 
     "SnapKV",
     "--set",
     "snapkv.capacity=96",
+    "--log_kept",
   ];
   const { code, out } = await accel(...words);
   expect(code).toBe(0);
@@ -39,6 +43,10 @@ test("a run prints both tables and leaves a directory that says how each number 
   expect(Math.max(...out.split("\n").map((line) => Bun.stringWidth(line)))).toBeLessThanOrEqual(80);
   expect(readdirSync(path).sort()).toEqual([
     "config.yaml",
+    "kept_Full_niah_single_2_512.jsonl",
+    "kept_Full_vt_512.jsonl",
+    "kept_SnapKV_niah_single_2_512.jsonl",
+    "kept_SnapKV_vt_512.jsonl",
     "manifest.json",
     "report.html",
     "results.json",
@@ -57,6 +65,23 @@ test("a run prints both tables and leaves a directory that says how each number 
     devices: [{ buildInfo: expect.any(String), deviceName: expect.any(String) }],
   });
   expect(manifest.methods[1].parts[0].params.budget).toEqual({ capacity: 96 });
+
+  const kept = readKept(join(path, "kept_SnapKV_vt_512.jsonl"));
+  const rows = readRows(path).filter((row) => row.method === "SnapKV" && row.task === "vt");
+  expect(kept.map(({ key, prompt_tokens }) => [key, prompt_tokens])).toEqual(
+    rows.map(({ key, prompt_tokens }) => [key, prompt_tokens]),
+  );
+  for (const [at, { prompt, end, prompt_tokens, tokens }] of kept.entries()) {
+    for (const ranges of prompt.flat()) {
+      const positions = positionsOf(ranges);
+      expect(positions).toHaveLength(96);
+      expect(positions.slice(64)).toEqual(range(prompt_tokens - 32, prompt_tokens));
+    }
+    expect(tokens).toBe(prompt_tokens + rows[at]!.new_tokens - (rows[at]!.finish === "length" ? 1 : 0));
+    end.flat().forEach((ranges, i) => {
+      expect(positionsOf(ranges)).toEqual([...positionsOf(prompt.flat()[i]!), ...range(prompt_tokens, tokens)]);
+    });
+  }
 
   const again = await accel(...words, "-o", "json");
   expect(again.err).toContain("8 measurements, 8 of them done before");

@@ -196,6 +196,18 @@ eachBackend("an engine", (backend) => {
     expect(done!.ids).toHaveLength(8);
   });
 
+  test("the end hook reads what is held then: [layer][kvHead], ascending; the completion says the same", async () => {
+    const method = await hooks(`() => ({
+      prefill(layer) { layer.keep(null, { first: 2, last: 3 + layer.index }); },
+      decode(layer) { layer.keepAtMost(6, { sinks: 2 }); },
+      end: (kept) => ({ layers: kept().length, first: kept()[1][0][0], last: kept()[1][1].at(-1), rows: kept()[1][1].length }),
+    })`);
+    const [done] = await generate(engine, method, good());
+    expect(done!.numbers).toEqual({ layers: 2, first: 0, last: 66, rows: 6 });
+    expect(done!.kept).toEqual([new Array(2).fill([0, 1, 57, 58, 59]), new Array(2).fill([0, 1, 56, 57, 58, 59])]);
+    expect(done!.keptAtEnd).toEqual(new Array(2).fill(new Array(2).fill([0, 1, 63, 64, 65, 66])));
+  });
+
   test("hooks that do nothing, and that give numbers", async () => {
     const method = await hooks("() => ({ prefill() {}, decode() {}, chunk() {}, end: () => ({ rows: 3 }) })");
     const [done] = await generate(engine, method, good());

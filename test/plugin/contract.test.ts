@@ -150,9 +150,7 @@ for (const [shape, model] of Object.entries(models)) {
         const alone = [await generate(engine, tight(loaded), a!), await generate(engine, tight(loaded), b!)].map(
           settled,
         );
-        const together = await Promise.all(
-          [a!, b!].map((one) => engine.generate(tight(loaded), one, { breathe: turns })),
-        );
+        const together = await Promise.all([a!, b!].map((one) => generate(engine, tight(loaded), one, turns)));
         expect(together.map(settled)).toEqual(alone);
         expect(footprint(engine)).toEqual(before);
       });

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { breathe, greedy, request, type Trace, type TraceInput, traceMethod } from "../../src/check/trace.ts";
 import { Engine } from "../../src/engine/engine.ts";
+import { positionsOf } from "../../src/engine/kept.ts";
 import { loadMethod } from "../../src/engine/method.ts";
 import type { Completion, EngineOptions, MethodSpec, Request } from "../../src/engine/protocol.ts";
 import { parseMethods } from "../../src/plugin/compose.ts";
@@ -62,11 +63,29 @@ export async function methodOf(text: string, folders: readonly string[] = []): P
 /** Token ids of a tiny model's vocabulary, the special ones left out. */
 export const randomIds = (count: number, seed: number): number[] => Array.from(new Random(seed).ints(count, 3, 259));
 
-export const generate = (engine: Engine, method: MethodSpec, requests: Request[]): Promise<Completion[]> =>
-  engine.generate(method, requests, { breathe });
+/** A completion with its kept positions as numbers: [layer][kvHead]. */
+export type Generated = Omit<Completion, "kept"> & {
+  /** after the prompt */
+  kept?: number[][][];
+  /** when the sequence ended */
+  keptAtEnd?: number[][][];
+};
+
+export async function generate(
+  engine: Engine,
+  method: MethodSpec,
+  requests: Request[],
+  breathing = breathe,
+): Promise<Generated[]> {
+  const numbers = (ranges: string[][]) => ranges.map((heads) => heads.map(positionsOf));
+  return (await engine.generate(method, requests, { breathe: breathing })).map(({ kept, ...rest }) => ({
+    ...rest,
+    ...(kept && { kept: numbers(kept.prompt), keptAtEnd: numbers(kept.end) }),
+  }));
+}
 
 /** Completions without what differs from run to run: times and peaks. */
-export const settled = (completions: readonly Completion[]) =>
+export const settled = (completions: readonly Generated[]) =>
   completions.map(({ prefillMs, methodMs, decodeMs, tokenMs, peakBytes, ...rest }) => ({
     ...rest,
     steps: tokenMs.length,

@@ -32,6 +32,7 @@ function completion(request: Request, method: MethodSpec): Completion {
     expectedCacheBytes: request.ids.length * 100,
     peakBytes: 1_000_000,
     numbers: {},
+    ...(request.logKept ? { kept: { prompt: [["0-3,9"]], end: [["0-3,9-10"]], tokens: 11 } } : {}),
   };
 }
 

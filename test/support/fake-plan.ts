@@ -49,6 +49,7 @@ export function planOf(tasks: Task[], more: Partial<RunPlan> = {}): RunPlan {
     stopIds: [],
     sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
     logSamples: false,
+    logKept: false,
     decode: (ids) => ids.join(" "),
     process: { command: fakeCommand, heartbeatMs: 2000 },
     ...more,
