@@ -21,7 +21,18 @@ struct AttentionPrefill {
   int rows, first_row, heads, kv_heads, head_dim, window, dtype;  // dtype: KVA_F32, KVA_F16, KVA_BF16; head_dim <= 256
   float scale;                                                    // > 0
   cudaStream_t stream;
+
+  // Block lists, or NULL: query rows [b * block, (b + 1) * block) of head h see of the above only the key blocks columns[at], at in
+  // [lists[h * list_stride + b], lists[h * list_stride + b + 1]), ascending. A row that sees nothing gives 0 and -inf.
+  const int32_t* lists;
+  const int32_t* columns;
+  int64_t list_stride;
+  int block;       // 64 or 128, which first_row is a multiple of; query tiles of a kernel never cross a block
+  int32_t* order;  // with lists: i32[attention_order_items(...)] of device memory for this launch alone
 };
+
+// query tiles of all heads at the smallest tile of a kernel that takes block lists: what `order` has room for
+inline int64_t attention_order_items(int rows, int heads) { return int64_t(heads) * ((rows + 127) / 128); }
 
 // Queues the fastest kernel that takes these arguments on the current device; never waits. Arguments that no kernel takes give
 // cudaErrorInvalidValue.

@@ -16,6 +16,9 @@ struct AttentionShape {
   int tiles;          // query tiles of a head
   int section_heads;  // KV heads whose query tiles are worked on together
   float scale;
+  const int32_t *lists, *columns;  // block lists, or NULL
+  int64_t list_stride;
+  int block;
   __host__ __device__ int group() const { return heads / kv_heads; }
   __host__ __device__ int items() const { return tiles * heads; }
 };
@@ -25,7 +28,8 @@ inline AttentionShape attention_shape(const AttentionPrefill& a, int tile_rows, 
   const int64_t head_bytes = int64_t(2) * (a.first_row + a.rows) * a.head_dim * element_bytes, cache_bytes = 32 << 20;
   const int64_t fitting = cache_bytes / head_bytes;
   const int section = fitting < 1 ? 1 : fitting < a.kv_heads ? int(fitting) : a.kv_heads;
-  return {a.rows, a.first_row, a.heads, a.kv_heads, a.head_dim, a.window, (a.rows + tile_rows - 1) / tile_rows, section, a.scale};
+  return {a.rows, a.first_row, a.heads, a.kv_heads, a.head_dim, a.window, (a.rows + tile_rows - 1) / tile_rows, section, a.scale, a.lists, a.columns,
+          a.list_stride, a.block};
 }
 
 // The arguments of a kernel that reads through plain pointers.
@@ -69,15 +73,21 @@ __device__ __forceinline__ AttentionItem attention_item(const AttentionShape& sh
   return {shape.tiles - 1 - rest / heads, first * group + rest % heads};
 }
 
-// The KV tiles that a query tile reads, from the diagonal leftwards. Loads and products both walk `at(0) ... at(count - 1)`: a list of
-// blocks in place of all tiles changes this struct alone. count >= 1.
+// The KV tiles that a query tile reads, from the right: all up to the diagonal, or those of a block list. Loads and products both walk
+// `at(0) ... at(count - 1)`.
 struct TileWalk {
   int last, count;
-  int mask_from, mask_below;  // tiles >= mask_from cross the diagonal or the end, tiles < mask_below the window's edge
-  __device__ __forceinline__ int at(int i) const { return last - i; }
+  int mask_from, mask_below;     // tiles >= mask_from cross the diagonal or the end, tiles < mask_below the window's edge
+  const int32_t* end = nullptr;  // of the block list; NULL: every tile
+  int block_tiles = 1;           // tiles of a block
+  __device__ __forceinline__ int at(int i) const {
+    if (end == nullptr) return last - i;
+    return (end[-1 - i / block_tiles] + 1) * block_tiles - 1 - i % block_tiles;
+  }
   __device__ __forceinline__ bool masked(int tile) const { return tile >= mask_from || tile < mask_below; }
 };
 
+// Without block lists; count >= 1.
 template <int TileRows, int TileKeys>
 __device__ __forceinline__ TileWalk tile_walk(const AttentionShape& shape, int tile) {
   const int top = shape.first_row + tile * TileRows;  // cache row of the tile's first query
@@ -88,6 +98,18 @@ __device__ __forceinline__ TileWalk tile_walk(const AttentionShape& shape, int t
   const int first = shape.window > 0 ? max(0, top - shape.window + 1) / TileKeys : 0;
   walk.count = walk.last - first + 1;
   walk.mask_below = shape.window > 0 ? (max(0, bottom - shape.window + 1) + TileKeys - 1) / TileKeys : 0;
+  return walk;
+}
+
+// With them where there are some; TileRows and TileKeys divide the block. count may be 0.
+template <int TileRows, int TileKeys>
+__device__ __forceinline__ TileWalk listed_walk(const AttentionShape& shape, const AttentionItem& item) {
+  TileWalk walk = tile_walk<TileRows, TileKeys>(shape, item.tile);
+  if (shape.lists == nullptr) return walk;
+  const int32_t* list = shape.lists + item.head * shape.list_stride + item.tile * TileRows / shape.block;
+  walk.end = shape.columns + list[1];
+  walk.block_tiles = shape.block / TileKeys;
+  walk.count = (list[1] - list[0]) * walk.block_tiles;
   return walk;
 }
 

@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) attention_fma_kernel(const Attention
   const int columns = shape.head_dim, packs = row_packs(columns), x = threadIdx.x % 16, y = threadIdx.x / 16;
   float *q_tile = memory, *kv_tile = q_tile + kTile * packs * 4, *weights = kv_tile + kTile * packs * 4;
   const AttentionItem item = attention_item(shape, blockIdx.x);
-  const TileWalk walk = tile_walk<kTile, kTile>(shape, item.tile);
+  const TileWalk walk = listed_walk<kTile, kTile>(shape, item);
   const int64_t kv = item.head / shape.group() * args.head_stride, head = int64_t(item.head) * columns;
   const int first = item.tile * kTile, end = shape.first_row + shape.rows;
 

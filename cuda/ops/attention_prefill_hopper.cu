@@ -3,6 +3,7 @@
 // floor: 4 * pairs * head_dim flops (pairs: visible query-key pairs of all heads) at the card's matrix rate, 682-721 TFLOP/s measured.
 // measured (H100 80GB, 2026-11-24, bf16, 32 heads, 8 KV heads of 128, causal): 649 TFLOP/s at 16K rows, 641 at 64K, 636 at 128K.
 // gap: 3-12 %: the tensor pipe works in 79.5 % of the cycles at 16K (softmax, diagonal tiles, hand-overs), at a clock that power limits.
+#include "../device/attention_order.cuh"
 #include "../device/attention_tiles.cuh"
 #include "../device/hopper.cuh"
 #include "../device/hopper_tensor_map.cuh"
@@ -20,14 +21,15 @@ struct Arguments {
   AttentionShape shape;
   void* out;
   float* lse;
-  int* counter;  // work items taken beyond the first of each CTA
+  int* counter;          // work items taken beyond the first of each CTA
+  const int32_t* order;  // with block lists: the work items, longest first
   int64_t out_stride, lse_stride;
 };
 
-// Consumer warpgroups, and shared memory: tiles of [head_dim / 64, rows, 64] elements.
-template <int HeadDim>
+// Consumer warpgroups, and shared memory: tiles of [head_dim / 64, rows, 64] elements. With block lists a tile is a block of 128 rows.
+template <int HeadDim, bool Lists>
 struct Layout {
-  static constexpr int warpgroups = HeadDim == 64 ? 3 : 2, threads = (warpgroups + 1) * 128, tile_rows = warpgroups * 64;
+  static constexpr int warpgroups = HeadDim == 64 && !Lists ? 3 : 2, threads = (warpgroups + 1) * 128, tile_rows = warpgroups * 64;
   static constexpr int q_bytes = tile_rows * HeadDim * 2, kv_bytes = kTileKeys * HeadDim * 2, alignment = 1024;
   static constexpr int bytes = q_bytes + 2 * kStages * kv_bytes + alignment;
   uint32_t q, k, v;
@@ -37,7 +39,8 @@ struct Layout {
 // `full` turns when a tile has arrived, `empty` when every consumer warp is done with it.
 struct Barriers {
   uint64_t q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
-  int item;  // the work item that belongs to the Q tile; -1: no more
+  int item;         // the work item that belongs to the Q tile; -1: no more
+  int count, last;  // of its block list: how many key tiles, and the rightmost
 
   template <int Warps>
   __device__ __forceinline__ void init() {
@@ -54,9 +57,9 @@ struct Barriers {
 };
 
 // One thread: takes work items and copies their tiles, keys one tile ahead of values.
-template <int HeadDim>
-__device__ __forceinline__ void produce(const Arguments& args, Barriers& barriers, const Layout<HeadDim>& tiles) {
-  using Tiles = Layout<HeadDim>;
+template <int HeadDim, bool Lists>
+__device__ __forceinline__ void produce(const Arguments& args, Barriers& barriers, const Layout<HeadDim, Lists>& tiles) {
+  using Tiles = Layout<HeadDim, Lists>;
   const AttentionShape& shape = args.shape;
   const uint32_t q_full = shared_address(&barriers.q_full), q_empty = shared_address(&barriers.q_empty);
   const uint32_t k_full = shared_address(barriers.k_full), k_empty = shared_address(barriers.k_empty);
@@ -69,22 +72,31 @@ __device__ __forceinline__ void produce(const Arguments& args, Barriers& barrier
     copy_box(to + ring.stage * Tiles::kv_bytes, map, full + ring.stage * 8, 0, tile * kTileKeys, 0, head);
     ring.next();
   };
-  for (int index = blockIdx.x; index < shape.items();) {
-    const int next = gridDim.x + atomicAdd(args.counter, 1);
+  for (int at = blockIdx.x; at < shape.items();) {
+    const int next = gridDim.x + atomicAdd(args.counter, 1), index = Lists ? args.order[at] : at;
     const AttentionItem item = attention_item(shape, index);
-    const TileWalk walk = tile_walk<Tiles::tile_rows, kTileKeys>(shape, item.tile);
+    const TileWalk walk =
+        Lists ? listed_walk<Tiles::tile_rows, kTileKeys>(shape, item) : tile_walk<Tiles::tile_rows, kTileKeys>(shape, item.tile);
     const int kv_head = item.head / shape.group();
+    int tile = walk.count > 0 ? walk.at(0) : 0, before = 0;
     barrier_wait(q_empty, q.pass ^ 1);
     barriers.item = index;
+    if (Lists) {
+      barriers.count = walk.count;
+      barriers.last = tile;
+    }
     barrier_arrive_expect(q_full, Tiles::q_bytes);
     copy_box(tiles.q, args.q, q_full, 0, item.tile * Tiles::tile_rows, 0, item.head);
     q.next();
 #pragma unroll 1
     for (int i = 0; i <= walk.count; ++i) {
-      if (i < walk.count) load(k, args.k, k_full, k_empty, tiles.k, walk.at(i), kv_head);
-      if (i > 0) load(v, args.v, v_full, v_empty, tiles.v, walk.at(i - 1), kv_head);
+      const int following = i + 1 < walk.count ? walk.at(i + 1) : 0;  // of a list: on its way while the ring is full
+      if (i < walk.count) load(k, args.k, k_full, k_empty, tiles.k, tile, kv_head);
+      if (i > 0) load(v, args.v, v_full, v_empty, tiles.v, before, kv_head);
+      before = tile;
+      tile = following;
     }
-    index = next;
+    at = next;
   }
   barrier_wait(q_empty, q.pass ^ 1);
   barriers.item = -1;
@@ -92,19 +104,19 @@ __device__ __forceinline__ void produce(const Arguments& args, Barriers& barrier
 }
 
 // A warpgroup's work: query rows [64 * warpgroup, 64 * warpgroup + 64) of each tile.
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool Lists>
 struct Consumer {
-  using Tiles = Layout<HeadDim>;
+  using Tiles = Layout<HeadDim, Lists>;
   const Arguments& args;
   Barriers& barriers;
-  const Layout<HeadDim>& tiles;
+  const Tiles& tiles;
   const int warpgroup, lane;
   Ring<kStages> k, v;
   float scores[kTileKeys / 2], sums[HeadDim / 2], factor[2];
   uint32_t weights[kTileKeys / 4];
   SoftmaxRows softmax;
 
-  __device__ __forceinline__ Consumer(const Arguments& args, Barriers& barriers, const Layout<HeadDim>& tiles, int warpgroup)
+  __device__ __forceinline__ Consumer(const Arguments& args, Barriers& barriers, const Tiles& tiles, int warpgroup)
       : args(args), barriers(barriers), tiles(tiles), warpgroup(warpgroup), lane(threadIdx.x % 32) {}
 
   __device__ __forceinline__ void release(uint64_t& empty) const {
@@ -174,11 +186,12 @@ struct Consumer {
     scale_sums();
   }
 
-  // One query tile.
+  // One query tile. Of a block list only the rightmost tile can cross the diagonal or the end.
   __device__ __forceinline__ void attend(const TileWalk& walk, int row) {
     softmax.reset();
 #pragma unroll
     for (int i = 0; i < HeadDim / 2; ++i) sums[i] = 0;
+    if (Lists && walk.count == 0) return release(barriers.q_empty);
     barrier_wait(shared_address(&barriers.k_full[k.stage]), k.pass);
     issue_scores();
     products_wait<0>();
@@ -186,11 +199,11 @@ struct Consumer {
     release(barriers.k_empty[k.stage]);
     k.next();
     if (walk.count == 1) release(barriers.q_empty);
-    update_softmax<true>(walk.at(0), row);
+    update_softmax<true>(walk.last, row);
     keep_weights();
     for (int i = 1; i < walk.count; ++i) {
-      const int tile = walk.at(i);
-      if (walk.masked(tile))
+      const int tile = Lists ? 0 : walk.at(i);
+      if (!Lists && walk.masked(tile))
         advance<true>(tile, row, i + 1 == walk.count);
       else
         advance<false>(tile, row, i + 1 == walk.count);
@@ -227,33 +240,40 @@ struct Consumer {
       if (index < 0) return;
       const AttentionItem item = attention_item(args.shape, index);
       const int query = item.tile * Tiles::tile_rows + own_row;
-      attend(tile_walk<Tiles::tile_rows, kTileKeys>(args.shape, item.tile), args.shape.first_row + query);
+      TileWalk walk;
+      if (Lists) {
+        walk.count = __shfl_sync(0xffffffffu, lane == 0 ? barriers.count : 0, 0);
+        walk.last = __shfl_sync(0xffffffffu, lane == 0 ? barriers.last : 0, 0);
+      } else {
+        walk = tile_walk<Tiles::tile_rows, kTileKeys>(args.shape, item.tile);
+      }
+      attend(walk, args.shape.first_row + query);
       store(item.head, query);
     }
   }
 };
 
-template <class T, int HeadDim>
-__global__ void __launch_bounds__(Layout<HeadDim>::threads, 1) attention_hopper_kernel(const __grid_constant__ Arguments args) {
+template <class T, int HeadDim, bool Lists>
+__global__ void __launch_bounds__(Layout<HeadDim, Lists>::threads, 1) attention_hopper_kernel(const __grid_constant__ Arguments args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;  // static, and in this body alone: attention_prefill_hopper_takes looks for it
-  using Tiles = Layout<HeadDim>;
+  using Tiles = Layout<HeadDim, Lists>;
   const Tiles tiles(shared_address(memory));
   if (threadIdx.x == 0) barriers.init<4 * Tiles::warpgroups>();
   __syncthreads();
   const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
-    give_registers<Tiles::warpgroups == 3 ? 32 : 24>();
+    give_registers<32>();
     if (threadIdx.x == 0) {
       prefetch_map(args.q);
       prefetch_map(args.k);
       prefetch_map(args.v);
-      produce<HeadDim>(args, barriers, tiles);
+      produce(args, barriers, tiles);
     }
   } else {
     take_registers<Tiles::warpgroups == 3 ? 160 : 240>();
-    Consumer<T, HeadDim>(args, barriers, tiles, warpgroup - 1).run();
+    Consumer<T, HeadDim, Lists>(args, barriers, tiles, warpgroup - 1).run();
   }
 #endif
 }
@@ -264,15 +284,17 @@ struct Choice {
   Kernel kernel;
   int threads, tile_rows, bytes;
 };
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool Lists>
 Choice choice() {
-  using Tiles = Layout<HeadDim>;
-  return {attention_hopper_kernel<T, HeadDim>, Tiles::threads, Tiles::tile_rows, Tiles::bytes};
+  using Tiles = Layout<HeadDim, Lists>;
+  return {attention_hopper_kernel<T, HeadDim, Lists>, Tiles::threads, Tiles::tile_rows, Tiles::bytes};
 }
+template <class T>
 Choice choose(const AttentionPrefill& a) {
-  if (a.dtype == KVA_F16) return a.head_dim == 64 ? choice<__half, 64>() : choice<__half, 128>();
-  return a.head_dim == 64 ? choice<__nv_bfloat16, 64>() : choice<__nv_bfloat16, 128>();
+  if (a.lists != nullptr) return a.head_dim == 64 ? choice<T, 64, true>() : choice<T, 128, true>();
+  return a.head_dim == 64 ? choice<T, 64, false>() : choice<T, 128, false>();
 }
+Choice choose(const AttentionPrefill& a) { return a.dtype == KVA_F16 ? choose<__half>(a) : choose<__nv_bfloat16>(a); }
 
 cudaError_t encode(const AttentionPrefill& a, int tile_rows, Arguments* args) {
   const auto type = a.dtype == KVA_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -288,6 +310,7 @@ cudaError_t encode(const AttentionPrefill& a, int tile_rows, Arguments* args) {
 bool attention_prefill_hopper_takes(const AttentionPrefill& a) {
   if ((a.dtype != KVA_F16 && a.dtype != KVA_BF16) || (a.head_dim != 64 && a.head_dim != 128) || !a.counter) return false;
   if (!attention_aligned(a)) return false;
+  if (a.lists != nullptr && (a.block != kTileKeys || a.window > 0)) return false;
   int device = 0, major = 0, minor = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return false;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
@@ -305,6 +328,7 @@ cudaError_t attention_prefill_hopper_launch(const AttentionPrefill& a) {
   args.out = a.out;
   args.lse = a.lse;
   args.counter = a.counter;
+  args.order = a.order;
   args.out_stride = a.out_stride;
   args.lse_stride = a.lse_stride;
   int device = 0, processors = 0;
@@ -313,6 +337,7 @@ cudaError_t attention_prefill_hopper_launch(const AttentionPrefill& a) {
   if (error == cudaSuccess) error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) error = cudaMemsetAsync(a.counter, 0, sizeof(int32_t), a.stream);
+  if (error == cudaSuccess && a.lists != nullptr) error = attention_order_launch<kTileKeys>(args.shape, a.order, a.stream);
   if (error != cudaSuccess) return error;
   const int items = args.shape.items();
   choice.kernel<<<items < processors ? items : processors, choice.threads, choice.bytes, a.stream>>>(args);

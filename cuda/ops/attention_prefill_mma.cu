@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, Width <= 128 ? 2 : 1) attention_mma_
   const uint32_t q_tile = shared_address(memory), k_tile = q_tile + tile_rows * Width * 2, v_tile = k_tile + kTileKeys * Width * 2;
   const AttentionShape& shape = args.shape;
   const AttentionItem item = attention_item(shape, blockIdx.x);
-  const TileWalk walk = tile_walk<tile_rows, kTileKeys>(shape, item.tile);
+  const TileWalk walk = listed_walk<tile_rows, kTileKeys>(shape, item);
   const int64_t kv = item.head / shape.group() * args.head_stride;
   const int end = shape.first_row + shape.rows, columns = shape.head_dim;
   const int lane = threadIdx.x % 32, first = item.tile * tile_rows;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, Width <= 128 ? 2 : 1) attention_mma_
   const float scale_log2 = shape.scale * 1.44269504088896341f;
 
   copy_tile<tile_rows, Width>(q_tile, args.q + int64_t(item.head) * columns, args.q_stride, first, shape.rows, columns);
-  copy_tile<kTileKeys, Width>(k_tile, args.k + kv, columns, walk.at(0) * kTileKeys, end, columns);
+  if (walk.count > 0) copy_tile<kTileKeys, Width>(k_tile, args.k + kv, columns, walk.at(0) * kTileKeys, end, columns);
   copy_async_commit();
 
   float sums[Blocks][Width / 2], scores[Blocks][kTileKeys / 2];
@@ -165,8 +165,9 @@ cudaError_t launch(const AttentionPrefill& a) {
 
 template <class T>
 cudaError_t launch_width(const AttentionPrefill& a) {
-  if (a.head_dim <= 64) return launch<T, 64, 2>(a);
-  if (a.head_dim <= 128) return launch<T, 128, 2>(a);
+  const bool small = a.lists != nullptr && a.block == 64;  // a query tile lies in one block
+  if (a.head_dim <= 64) return small ? launch<T, 64, 1>(a) : launch<T, 64, 2>(a);
+  if (a.head_dim <= 128) return small ? launch<T, 128, 1>(a) : launch<T, 128, 2>(a);
   return launch<T, 256, 1>(a);
 }
 

@@ -1,6 +1,6 @@
 // Checks the prefill attention kernels against a float64 reference on random inputs, then times them. Needs a GPU.
 //   nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a scripts/gpu/attention_check.cu cuda/ops/attention_prefill*.cu -o attention_check
-//   ./attention_check check | few (small shapes, for compute-sanitizer) | bench | one ROWS (some runs of one length, for a profiler)
+//   ./attention_check check | few (small shapes, for compute-sanitizer) | bench | blocks (block lists by density) | one ROWS (some runs of one length, for a profiler)
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -49,6 +49,15 @@ __global__ void fill_normal(T* to, int64_t rows, int columns, int64_t stride, ui
   }
 }
 
+// whether the block list of a query row (first_row not counted) has the key
+__device__ bool listed(const AttentionPrefill& a, int head, int row, int key) {
+  if (a.lists == nullptr) return true;
+  const int32_t* list = a.lists + head * a.list_stride + row / a.block;
+  for (int at = list[0]; at < list[1]; ++at)
+    if (a.columns[at] == key / a.block) return true;
+  return false;
+}
+
 // One block: a row of a head. Exact: all in float64. Plain: scores and sums in fp32, probabilities and output rounded to T.
 template <class T, class Real, bool Plain>
 __global__ void reference(AttentionPrefill a, const int* sampled, double* out, double* lse) {
@@ -63,17 +72,18 @@ __global__ void reference(AttentionPrefill a, const int* sampled, double* out, d
   for (int j = threadIdx.x; j < count; j += blockDim.x) {
     Real score = 0;
     for (int d = 0; d < a.head_dim; ++d) score += Real(kva::device::widen(q[d])) * Real(kva::device::widen(k[int64_t(j) * a.head_dim + d]));
-    weights[j] = score * Real(a.scale);
+    weights[j] = listed(a, head, row, first + j) ? score * Real(a.scale) : -Real(INFINITY);
   }
   __syncthreads();
   if (threadIdx.x < 32) {
     Real top = -INFINITY, sum = 0;
     for (int j = threadIdx.x; j < count; j += 32) top = max(top, weights[j]);
     for (int offset = 16; offset > 0; offset >>= 1) top = max(top, __shfl_xor_sync(~0u, top, offset));
-    for (int j = threadIdx.x; j < count; j += 32) sum += weights[j] = exp(weights[j] - top);
+    const Real shift = top == -Real(INFINITY) ? 0 : top;
+    for (int j = threadIdx.x; j < count; j += 32) sum += weights[j] = exp(weights[j] - shift);
     for (int offset = 16; offset > 0; offset >>= 1) sum += __shfl_xor_sync(~0u, sum, offset);
     if (threadIdx.x == 0) {
-      total = sum;
+      total = sum > 0 ? sum : 1;
       lse[int64_t(blockIdx.x) * a.heads + head] = double(top) + log(double(sum));
     }
   }
@@ -103,7 +113,33 @@ const char* const type_names[] = {"f32", "f16", "bf16"};
 struct Shape {
   int dtype, head_dim, kv_heads, group, rows, first_row, window;
   bool lse, alias;
-  float spread;  // of the queries: larger makes sharper distributions
+  float spread;     // of the queries: larger makes sharper distributions
+  int block = 0;    // of the block lists; 0: none
+  float share = 0;  // of the blocks that a list has; 0: some lists are empty
+};
+
+// Block lists for query rows [first_row, first_row + rows): ascending, each block by chance, with the first and the diagonal one where
+// `anchored`. Lists of all heads one after another, each with one more start than it has rows of blocks.
+struct Lists {
+  std::vector<int32_t> starts, columns;
+  int64_t stride = 0;
+  double blocks = 0, all = 0;
+
+  Lists(int heads, int rows, int first_row, int block, float share, bool anchored, uint32_t seed) {
+    std::mt19937 random(seed);
+    stride = (rows + block - 1) / block;
+    starts.push_back(0);
+    for (int h = 0; h < heads; ++h)
+      for (int64_t b = 0; b < stride; ++b) {
+        const int diagonal = first_row / block + int(b);
+        for (int c = 0; c <= diagonal; ++c)
+          if ((anchored && (c == 0 || c == diagonal)) || random() < share * 4294967296.0f) columns.push_back(c);
+        starts.push_back(int32_t(columns.size()));
+        all += diagonal + 1;
+      }
+    blocks = double(columns.size());
+    if (columns.empty()) columns.push_back(0);
+  }
 };
 
 struct Tally {
@@ -122,7 +158,7 @@ class Checker {
   }
 
  private:
-  Buffer q_, out_, k_, v_, lse_, counter_, sampled_, exact_, plain_, exact_lse_;
+  Buffer q_, out_, k_, v_, lse_, counter_, sampled_, exact_, plain_, exact_lse_, starts_, columns_, order_;
   uint64_t seed_ = 1;
 
   template <class T>
@@ -151,6 +187,14 @@ class Checker {
     }
     a.q = q_.data, a.k = k_.data, a.v = v_.data, a.counter = static_cast<int32_t*>(counter_.data);
     a.lse = s.lse ? static_cast<float*>(lse_.data) : nullptr;
+    if (s.block > 0) {
+      const Lists lists(heads, s.rows, s.first_row, s.block, s.share, s.share > 0, uint32_t(seed_));
+      starts_.resize(lists.starts.size() * 4), columns_.resize(lists.columns.size() * 4), order_.resize(kva::attention_order_items(s.rows, heads) * 4);
+      must(cudaMemcpy(starts_.data, lists.starts.data(), lists.starts.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
+      must(cudaMemcpy(columns_.data, lists.columns.data(), lists.columns.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
+      a.lists = static_cast<const int32_t*>(starts_.data), a.columns = static_cast<const int32_t*>(columns_.data);
+      a.list_stride = lists.stride, a.block = s.block, a.order = static_cast<int32_t*>(order_.data);
+    }
 
     std::vector<int> sampled;
     for (int r = 0; r < s.rows; r += s.rows > 300 ? 17 : 1) sampled.push_back(r);
@@ -223,7 +267,8 @@ class Checker {
           worst = std::max(worst, std::abs(difference));
           plain_worst = std::max(plain_worst, std::abs(plain[cell] - exact[cell]));
         }
-        if (s.lse) lse_worst = std::max(lse_worst, std::abs(lse[h * a.lse_stride + sampled[i]] - exact_lse[i * a.heads + h]));
+        const double got_lse = lse[h * a.lse_stride + sampled[i]], true_lse = exact_lse[i * a.heads + h];
+        if (s.lse && got_lse != true_lse) lse_worst = std::max(lse_worst, std::abs(got_lse - true_lse));
       }
     const double lucky = 0x1p-21 * largest;  // a plain error below 4 units of fp32 is chance: of one row's values, say
     const double relative = std::sqrt(error / norm), ratio = worst / std::max(plain_worst, lucky);
@@ -234,8 +279,8 @@ class Checker {
     tally.worst_norm[variant][s.dtype] = std::max(tally.worst_norm[variant][s.dtype], relative);
     tally.worst_ratio[variant][s.dtype] = std::max(tally.worst_ratio[variant][s.dtype], ratio);
     if (!ok && tally.failures <= 40)
-      std::printf("FAIL %s %s D%d heads %d/%d rows %d first %d window %d alias %d: rel %.2e max/plain %.2f lse %.1e unwritten %ld overwritten %ld same %d\n",
-                  variants[variant].name, type_names[s.dtype], s.head_dim, a.heads, a.kv_heads, s.rows, s.first_row, s.window, s.alias,
+      std::printf("FAIL %s %s D%d heads %d/%d rows %d first %d window %d alias %d block %d: rel %.2e max/plain %.2f lse %.1e unwritten %ld overwritten %ld same %d\n",
+                  variants[variant].name, type_names[s.dtype], s.head_dim, a.heads, a.kv_heads, s.rows, s.first_row, s.window, s.alias, s.block,
                   relative, ratio, lse_worst, long(unwritten), long(overwritten), same);
   }
 };
@@ -254,7 +299,10 @@ int few() {
   Checker checker;
   for (int dim : {64, 128, 80, 256, 33})
     for (int window : {0, 37})
-      for (int dtype : {KVA_BF16, KVA_F32}) checker.run({dtype, dim, 1, 2, 261, 70, window, true, window == 0, 1});
+      for (int dtype : {KVA_BF16, KVA_F32}) {
+        checker.run({dtype, dim, 1, 2, 261, 70, window, true, window == 0, 1});
+        checker.run({dtype, dim, 1, 2, 261, 128, window, true, window == 0, 1, window == 0 ? 128 : 64, 0.4f});
+      }
   return report(checker.tally);
 }
 
@@ -273,11 +321,18 @@ int check() {
     const int dtype = pick(dtypes), dim = pick(dims), group = pick(groups), row = pick(rows), first = pick(firsts), window = pick(windows);
     checker.run({dtype, dim, 1 + int(random() % 3), group, row, first, window, random() % 2 == 0, random() % 2 == 0, random() % 3 == 0 ? 6.0f : 1.0f});
   }
+  for (int i = 0; i < 160; ++i) {
+    const int dtypes[] = {KVA_BF16, KVA_F16, KVA_BF16, KVA_F16, KVA_F32}, dtype = pick(dtypes), dim = i % 2 ? pick(dims) : i % 4 ? 64 : 128;
+    const int block = random() % 3 ? 128 : 64, first = block * int(random() % 9), window = random() % 4 ? 0 : 300;
+    const float shares[] = {0, 0.1f, 0.5f, 1}, share = pick(shares);
+    checker.run({dtype, dim, 1 + int(random() % 3), pick(groups), pick(rows), first, window, random() % 2 == 0, random() % 2 == 0, 1, block, share});
+  }
   return report(checker.tally);
 }
 
 template <class T>
-void time_one(const char* name, int dtype, int head_dim, int rows, int first_row, int heads, int kv_heads, double budget_ms) {
+void time_one(const char* name, int dtype, int head_dim, int rows, int first_row, int heads, int kv_heads, double budget_ms,
+              int block = 0, float share = 0) {
   const Variant* variant = std::find_if(std::begin(variants), std::end(variants), [&](const Variant& v) { return !std::strcmp(v.name, name); });
   static Buffer q, out, k, v, counter;
   const int keys = first_row + rows;
@@ -287,8 +342,20 @@ void time_one(const char* name, int dtype, int head_dim, int rows, int first_row
   fill_normal<<<2048, 256>>>(static_cast<T*>(k.data), int64_t(keys) * kv_heads, head_dim, head_dim, 2ull << 40, 1.0f);
   fill_normal<<<2048, 256>>>(static_cast<T*>(v.data), int64_t(keys) * kv_heads, head_dim, head_dim, 3ull << 40, 1.0f);
   const int64_t width = int64_t(heads) * head_dim;
-  const AttentionPrefill a = {q.data, out.data, width, width, k.data, v.data, int64_t(keys) * head_dim, nullptr, 0, static_cast<int32_t*>(counter.data),
+  AttentionPrefill a = {q.data, out.data, width, width, k.data, v.data, int64_t(keys) * head_dim, nullptr, 0, static_cast<int32_t*>(counter.data),
                               rows, first_row, heads, kv_heads, head_dim, 0, dtype, 1 / std::sqrt(float(head_dim)), nullptr};
+  static Buffer starts, columns, order;
+  double pairs = double(rows) * first_row + double(rows) * rows / 2, density = 1;
+  if (block > 0) {
+    const Lists lists(heads, rows, first_row, block, share, true, 5);
+    starts.resize(lists.starts.size() * 4), columns.resize(lists.columns.size() * 4), order.resize(kva::attention_order_items(rows, heads) * 4);
+    must(cudaMemcpy(starts.data, lists.starts.data(), lists.starts.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
+    must(cudaMemcpy(columns.data, lists.columns.data(), lists.columns.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
+    a.lists = static_cast<const int32_t*>(starts.data), a.columns = static_cast<const int32_t*>(columns.data);
+    a.list_stride = lists.stride, a.block = block, a.order = static_cast<int32_t*>(order.data);
+    density = lists.blocks / lists.all;
+    pairs = lists.blocks / heads * block * block;
+  }
   if (!variant->takes(a)) return;
   cudaEvent_t begin, end;
   must(cudaEventCreate(&begin), "event"), must(cudaEventCreate(&end), "event");
@@ -306,9 +373,26 @@ void time_one(const char* name, int dtype, int head_dim, int rows, int first_row
     spent += ms;
   }
   std::sort(times.begin(), times.end());
-  const double pairs = double(rows) * first_row + double(rows) * rows / 2, flops = 4 * pairs * head_dim * heads, median = times[times.size() / 2];
+  const double flops = 4 * pairs * head_dim * heads, median = times[times.size() / 2];
+  static double dense = 0;
+  if (block == 0) dense = median;
   std::printf("%-7s %-5s D%-3d rows %6d first %6d: %9.3f ms median (%.3f to %.3f, %zu runs) %7.1f TFLOP/s\n", name, type_names[dtype], head_dim, rows,
               first_row, median, times.front(), times.back(), times.size(), flops / median * 1e-9);
+  if (block > 0)
+    std::printf("        block %d density %.3f: %.2f of the dense time x density, of the last dense run (target 1.18)\n", block, density, median / dense / density);
+}
+
+int blocks() {
+  for (int rows : {32768, 131072}) {
+    time_one<__nv_bfloat16>("hopper", KVA_BF16, 128, rows, 0, 32, 8, 300);
+    for (float share : {0.05f, 0.1f, 0.2f, 0.5f, 1.0f}) time_one<__nv_bfloat16>("hopper", KVA_BF16, 128, rows, 0, 32, 8, 200, 128, share);
+  }
+  time_one<__nv_bfloat16>("hopper", KVA_BF16, 64, 65536, 0, 32, 8, 100);
+  time_one<__nv_bfloat16>("hopper", KVA_BF16, 64, 65536, 0, 32, 8, 100, 128, 0.2f);
+  time_one<__nv_bfloat16>("mma", KVA_BF16, 128, 32768, 0, 32, 8, 100);
+  time_one<__nv_bfloat16>("mma", KVA_BF16, 128, 32768, 0, 32, 8, 100, 128, 0.2f);
+  time_one<__nv_bfloat16>("mma", KVA_BF16, 128, 32768, 0, 32, 8, 100, 64, 0.2f);
+  return 0;
 }
 
 int bench() {
@@ -330,7 +414,8 @@ int main(int count, char** arguments) {
   if (mode == "check") return check();
   if (mode == "few") return few();
   if (mode == "bench") return bench();
+  if (mode == "blocks") return blocks();
   if (mode == "one" && count == 3) return time_one<__nv_bfloat16>("hopper", KVA_BF16, 128, std::atoi(arguments[2]), 0, 32, 8, 0), 0;
-  std::printf("attention_check check | few | bench | one ROWS\n");
+  std::printf("attention_check check | few | bench | blocks | one ROWS\n");
   return 2;
 }
