@@ -1,119 +1,120 @@
-// Progress of a run on stderr: one line that is redrawn on a terminal, a plain line now and then elsewhere.
+// Progress of a run on stderr: a table that fills cell by cell on a terminal, a plain line now and then elsewhere.
 import { formatDuration, formatRate } from "./format.ts";
+import { LiveState } from "./live-state.ts";
+import { type Frame, liveLines } from "./live-table.ts";
+import type { Row, Task } from "./rows.ts";
 import type { RunEvent } from "./run-contract.ts";
 
 export interface LiveOptions {
   stream: NodeJS.WriteStream;
   /** measurements of the run, those already done included */
-  total: number;
+  tasks: readonly Task[];
+  /** those already done, by identity */
+  rows: ReadonlyMap<string, Row>;
+  /** what the frame says beside the state; asked at every drawing */
+  frame(): Pick<Frame, "colour" | "paused" | "watching" | "keys">;
   /** pause between two plain lines */
   plainEveryMs?: number;
 }
 
 export interface Live {
+  readonly state: LiveState;
   event(event: RunEvent): void;
   /** a line of its own, above the progress */
   say(text: string): void;
+  /** draws at once: a key was pressed */
+  draw(): void;
   end(): void;
 }
 
-interface State {
-  done: number;
-  /** done when this start began */
-  before: number | undefined;
-  total: number;
-  started: number;
-  doing: Map<number, string>;
-  tokens: number[];
+export function makeLive(options: LiveOptions): Live {
+  const state = new LiveState(options.tasks, options.rows);
+  return options.stream.isTTY ? terminalLive(options, state) : plainLive(options, state);
 }
 
-export function makeLive({ stream, total, plainEveryMs = 10_000 }: LiveOptions): Live {
-  const state: State = { done: 0, before: undefined, total, started: performance.now(), doing: new Map(), tokens: [] };
-  return stream.isTTY ? terminalLive(stream, state) : plainLive(stream, state, plainEveryMs);
-}
+const hideCursor = "\x1b[?25l";
+const showCursor = "\x1b[?25h";
 
-function terminalLive(stream: NodeJS.WriteStream, state: State): Live {
-  const clear = () => stream.write("\r\x1b[2K");
-  const draw = () => {
-    const line = progressLine(state, performance.now());
-    const width = (stream.columns || 80) - 1;
-    clear();
-    stream.write(Bun.stringWidth(line) > width ? `${line.slice(0, width - 1)}…` : line);
+function terminalLive({ stream, frame }: LiveOptions, state: LiveState): Live {
+  let drawn: string[] = [];
+  const columns = () => stream.columns || 80;
+  // A window that became narrower has wrapped what was drawn.
+  const height = () => drawn.reduce((sum, line) => sum + Math.max(1, Math.ceil(Bun.stringWidth(line) / columns())), 0);
+  const cleared = () => `\r${drawn.length > 0 ? `\x1b[${height()}A` : ""}\x1b[J`;
+  const draw = (said = "") => {
+    const lines = liveLines(state, { ...frame(), columns: columns(), rows: stream.rows || 24 });
+    stream.write(`${cleared()}${said}${lines.map((line) => `${line}\n`).join("")}`);
+    drawn = lines;
   };
-  const timer = setInterval(draw, 200);
-  const say = (text: string) => {
-    clear();
-    stream.write(`${text}\n`);
-    draw();
-  };
+  stream.write(hideCursor);
+  draw();
+  const timer = setInterval(draw, 150);
+  const resized = () => draw();
+  stream.on("resize", resized);
+  const say = (text: string) => draw(`${text}\n`);
+  let ended = false;
   return {
-    event: (event) => note(event, state, say),
+    state,
+    event(event) {
+      state.note(event);
+      const text = worthSaying(event);
+      if (text !== undefined) say(text);
+    },
     say,
+    draw: () => draw(),
     end() {
+      if (ended) return;
+      ended = true;
       clearInterval(timer);
-      clear();
+      stream.off("resize", resized);
+      stream.write(`${cleared()}${showCursor}`);
     },
   };
 }
 
-function plainLive(stream: NodeJS.WriteStream, state: State, everyMs: number): Live {
+function plainLive({ stream, plainEveryMs = 10_000 }: LiveOptions, state: LiveState): Live {
   const say = (text: string) => void stream.write(`${text}\n`);
   let last = performance.now();
   return {
+    state,
     event(event) {
-      note(event, state, say);
-      if (event.type !== "row" || (performance.now() - last < everyMs && event.done < event.total)) return;
+      state.note(event);
+      const text = worthSaying(event);
+      if (text !== undefined) say(text);
+      if (event.type === "idle") say("all measured; a saved plugin file is measured anew");
+      if (event.type !== "row" || (performance.now() - last < plainEveryMs && event.done < event.total)) return;
       last = performance.now();
-      say(progressLine(state, last));
+      say(plainLine(state));
     },
     say,
+    draw() {},
     end() {},
   };
 }
 
-/** Takes an event into the state; says what is worth a line. */
-function note(event: RunEvent, state: State, say: (text: string) => void): void {
+/** What is worth a line of its own. */
+function worthSaying(event: RunEvent): string | undefined {
   switch (event.type) {
-    case "loading":
-      state.doing.set(event.engine, `loading on ${event.device}`);
-      return;
     case "loaded":
-      say(`${event.info.deviceName}: model loaded in ${formatDuration(event.info.loadMs)}`);
-      state.doing.delete(event.engine);
-      return;
-    case "start": {
-      const { method, sample } = event.tasks[0]!;
-      const more = event.tasks.length > 1 ? ` and ${event.tasks.length - 1} more` : "";
-      state.doing.set(event.engine, `${method.label} ${sample.id}${more}`);
-      return;
+      return `${event.info.deviceName}: model loaded in ${formatDuration(event.info.loadMs)}`;
+    case "row": {
+      const { status, method, id, error } = event.row;
+      return status === "ok" ? undefined : `${method}, ${id}: ${status}: ${error ?? ""}`;
     }
-    case "token":
-      state.tokens.push(performance.now());
-      if (state.tokens.length > 200) state.tokens.splice(0, 100);
-      return;
-    case "row":
-      state.before ??= event.done - 1;
-      state.done = event.done;
-      if (event.row.status !== "ok")
-        say(`${event.row.method}, ${event.row.id}: ${event.row.status}: ${event.row.error ?? ""}`);
-      return;
     case "note":
-      say(event.text);
-      return;
-    case "phase":
-      return;
+      return event.text;
+    default:
+      return undefined;
   }
 }
 
-function progressLine(state: State, now: number): string {
-  const { done, total } = state;
-  const filled = total === 0 ? 20 : Math.floor((20 * done) / total);
-  const bar = `[${"#".repeat(filled)}${".".repeat(20 - filled)}]`;
-  const parts = [`${bar} ${done}/${total}`, ...state.doing.values()];
-  const recent = state.tokens.filter((time) => now - time < 5000);
-  if (recent.length > 1) parts.push(`${formatRate((recent.length * 1000) / Math.max(1, now - recent[0]!))} tokens/s`);
-  const made = done - (state.before ?? done);
-  if (made > 0 && done < total)
-    parts.push(`about ${formatDuration(((now - state.started) / made) * (total - done))} left`);
+function plainLine(state: LiveState): string {
+  const { done, tasks } = state;
+  const parts = [`${done} of ${tasks.length}`];
+  for (const { tasks: own } of state.doing.values()) parts.push(`${own[0]!.method.label} ${own[0]!.sample.id}`);
+  const rate = state.tokensPerSecond();
+  if (rate !== null) parts.push(`${formatRate(rate)} tokens/s`);
+  const left = done < tasks.length ? state.timeLeft() : null;
+  if (left !== null) parts.push(`about ${formatDuration(left)} left`);
   return parts.join("  ");
 }

@@ -88,7 +88,16 @@ export async function readMethods(
   noBaseline: boolean,
   sets: Sets = [],
 ): Promise<MethodSpec[]> {
-  const registry = await readPlugins(flags);
+  return methodsFrom(await readPlugins(flags), flags, info, noBaseline, sets);
+}
+
+export function methodsFrom(
+  registry: Registry,
+  flags: MethodFlags,
+  info: ModelInfo,
+  noBaseline: boolean,
+  sets: Sets = [],
+): MethodSpec[] {
   const methods = parseMethods(flags.acceleration ?? [], [sets, flags.set ?? []].flat(), registry, info);
   const full = baseline(registry);
   const others = methods.filter((method) => method.hash !== full.hash);

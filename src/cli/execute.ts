@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { stringify } from "yaml";
 import { type Cells, makeCells } from "../bench/cells.ts";
 import { makeResults } from "../bench/results.ts";
-import { identity } from "../bench/rows.ts";
+import type { Row } from "../bench/rows.ts";
 import { rulerTask } from "../bench/ruler-tasks.ts";
 import type { RunControl, RunEvent, RunOutcome } from "../bench/run-contract.ts";
 import { RunDirectory } from "../bench/rundir.ts";
@@ -29,7 +29,7 @@ export interface RunReport {
 
 export interface Watcher {
   /** called once, when it is known what runs */
-  prepared?(run: PreparedRun, path: string, reused: number): void;
+  prepared?(run: PreparedRun, path: string, rows: ReadonlyMap<string, Row>): void;
   event?(event: RunEvent): void;
   say?(text: string): void;
 }
@@ -41,18 +41,34 @@ export async function execute(settings: Settings, watcher: Watcher = {}, control
   try {
     directory.writeManifest(manifest(settings, run, []));
     directory.writeFile("config.yaml", effectiveConfig(settings));
-    const done = run.plan.tasks.filter((task) => directory.rows.get(identity(task))?.status === "ok").length;
-    watcher.prepared?.(run, path, done);
-    const outcome = await runTasks(run.plan, directory, watcher.event, control);
-    directory.writeManifest(manifest(settings, run, outcome.infos));
-    const cells = makeCells(run.plan.tasks, directory.rows);
-    const results = makeResults(cells, {
-      tasks: taskFacts(settings),
-      config: settings.config,
-      facts: { ...run.facts, devices: outcome.infos, wall_ms: outcome.wallMs, date: new Date().toISOString() },
-    });
-    directory.writeFile("results.json", `${JSON.stringify(results, null, 2)}\n`);
-    await writeReport(directory);
+    watcher.prepared?.(run, path, directory.rows);
+    const infos: EngineInfo[] = [];
+    const started = performance.now();
+    const write = async (wallMs: number) => {
+      directory.writeManifest(manifest(settings, run, infos));
+      const cells = makeCells(run.plan.tasks, directory.rows);
+      const results = makeResults(cells, {
+        tasks: taskFacts(settings),
+        config: settings.config,
+        facts: { ...run.facts, devices: infos, wall_ms: wallMs, date: new Date().toISOString() },
+      });
+      directory.writeFile("results.json", `${JSON.stringify(results, null, 2)}\n`);
+      await writeReport(directory);
+      return { cells, results };
+    };
+    let writing: Promise<unknown> = Promise.resolve();
+    const outcome = await runTasks(
+      run.plan,
+      directory,
+      (event) => {
+        if (event.type === "loaded") infos[event.engine] = event.info;
+        if (event.type === "idle") writing = writing.then(() => write(performance.now() - started));
+        watcher.event?.(event);
+      },
+      control,
+    );
+    await writing;
+    const { cells, results } = await write(outcome.wallMs);
     const failed = cells.cost.reduce((sum, cell) => sum + cell.errors, 0);
     return { path, cells, results, outcome, failed, context: tableContext(settings, run) };
   } finally {

@@ -11,6 +11,8 @@ export class Interrupted extends Error {
 export interface Interrupts {
   stop: AbortSignal;
   abort: AbortSignal;
+  /** the same as Ctrl-C */
+  request(): void;
   dispose(): void;
 }
 
@@ -27,6 +29,7 @@ export function listenForInterrupts(say: (text: string) => void = () => {}): Int
   return {
     stop: stop.signal,
     abort: abort.signal,
+    request: handler,
     dispose() {
       for (const signal of signals) process.off(signal, handler);
     },

@@ -15,6 +15,8 @@ import type { RunFlags, Settings } from "./settings.ts";
 export interface PreparedRun {
   plan: RunPlan;
   methods: MethodSpec[];
+  /** the measurements of these methods, Full first */
+  tasksFor(methods: readonly MethodSpec[]): Task[];
   preparation: Preparation;
   model: ModelConfig;
   /** as in the default run directory */
@@ -55,17 +57,20 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
   ]);
   const { dtype } = engines[0]!;
   const keyOf = keyMaker({ model: weights, tokenizer: vocabulary, dtype, view: config.view, sampling });
-  const tasks = preparation.samples.flatMap((sample) =>
-    methods.flatMap((method) => {
-      const key = keyOf(sample, method);
-      const repeats = Array.from({ length: config.repeat ?? 1 }, (_, repeat) => repeat);
-      return batches.flatMap((batch) => repeats.map((repeat): Task => ({ key, sample, method, batch, repeat })));
-    }),
-  );
+  const tasksFor = (columns: readonly MethodSpec[]): Task[] => {
+    const tasks = preparation.samples.flatMap((sample) =>
+      columns.flatMap((method) => {
+        const key = keyOf(sample, method);
+        const repeats = Array.from({ length: config.repeat ?? 1 }, (_, repeat) => repeat);
+        return batches.flatMap((batch) => repeats.map((repeat): Task => ({ key, sample, method, batch, repeat })));
+      }),
+    );
+    return inOrder(tasks, columns);
+  };
   const modelName = basename(config.model_path ?? "bundled") || "model";
   return {
     plan: {
-      tasks: inOrder(tasks, methods),
+      tasks: tasksFor(methods),
       engines,
       stopIds: [...model.config.eosIds],
       sampling,
@@ -74,6 +79,7 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
       decode: (ids) => tokenizer.decode(ids),
     },
     methods,
+    tasksFor,
     preparation,
     model: model.config,
     modelName: modelName === "bundled" ? basename(dir) : modelName,

@@ -85,6 +85,7 @@ function addRun(program: Command): Command {
     .option("--log_samples", "rows also carry the prompt")
     .option("--log_kept", "kept_*.jsonl: the positions that each layer and KV head keeps of every sample")
     .option("--no_baseline", "without Full")
+    .option("--watch", "does not end: a saved plugin file is loaded again, and its cells are measured anew")
     .action(async (flags) => (await import("./run.ts")).run(flags));
 }
 

@@ -1,38 +1,81 @@
 // `accel run`: methods x lengths x tasks; tables on stdout, progress on stderr.
-import { makeLive } from "../bench/live.ts";
+import { type Live, makeLive } from "../bench/live.ts";
+import { identity } from "../bench/rows.ts";
+import { cellName, Steering } from "../bench/steering.ts";
 import { accuracyTable, costTable } from "../bench/tables.ts";
 import { execute, type RunReport } from "./execute.ts";
-import { Interrupted, listenForInterrupts } from "./interrupt.ts";
-import { renderTables } from "./output.ts";
+import { Interrupted, type Interrupts, listenForInterrupts } from "./interrupt.ts";
+import { type Keys, listenForKeys } from "./keys.ts";
+import { colourOn, renderTables } from "./output.ts";
 import { type RunFlags, readSettings, type Settings } from "./settings.ts";
+import { watchPlugins } from "./watch.ts";
 
 export async function run(flags: RunFlags): Promise<void> {
   const settings = readSettings(flags);
+  const watching = flags.watch === true;
+  const steering = new Steering(watching);
   let say = (text: string) => console.error(text);
-  let live: ReturnType<typeof makeLive> | undefined;
+  let live: Live | undefined;
+  let keys: Keys | undefined;
+  let watcher: Promise<{ close(): void }> | undefined;
   const interrupts = listenForInterrupts((text) => say(text));
+  const frame = () => ({
+    colour: colourOn(process.stderr),
+    paused: steering.paused,
+    watching,
+    keys: keys !== undefined,
+  });
   try {
     const report = await execute(
       settings,
       {
         say: (text) => say(text),
         event: (event) => live?.event(event),
-        prepared(prepared, path, done) {
-          const total = prepared.plan.tasks.length;
-          say(`${path}: ${total} measurements, ${done === 0 ? "none done yet" : `${done} of them done before`}`);
-          live = makeLive({ stream: process.stderr, total });
+        prepared(prepared, path, rows) {
+          const { tasks } = prepared.plan;
+          const done = tasks.filter((task) => rows.get(identity(task))?.status === "ok").length;
+          say(`${path}: ${tasks.length} measurements, ${done === 0 ? "none done yet" : `${done} of them done before`}`);
+          if (process.stderr.isTTY)
+            keys = listenForKeys(
+              process.stdin,
+              keyActions(steering, interrupts, () => live),
+            );
+          live = makeLive({ stream: process.stderr, tasks, rows, frame });
           say = live.say;
+          if (watching) watcher = watchPlugins(settings, prepared, steering, (text) => say(text));
         },
       },
-      { stop: interrupts.stop, abort: interrupts.abort },
+      { stop: interrupts.stop, abort: interrupts.abort, steering },
     );
     live?.end();
     print(report, settings);
-    finish(report);
+    finish(report, watching);
   } finally {
+    (await watcher)?.close();
     live?.end();
+    keys?.close();
     interrupts.dispose();
   }
+}
+
+function keyActions(
+  steering: Steering,
+  interrupts: Interrupts,
+  live: () => Live | undefined,
+): Record<string, () => void> {
+  const redrawn = (act: () => void) => () => {
+    act();
+    live()?.draw();
+  };
+  const pause = redrawn(() => (steering.paused ? steering.resume() : steering.pause()));
+  const skip = redrawn(() => {
+    for (const { tasks } of live()?.state.doing.values() ?? []) {
+      const { method, sample } = tasks[0]!;
+      live()?.say(`${method.label}, ${sample.length ?? "all lengths"}: skipped after the sample that runs`);
+      steering.skip(cellName(tasks[0]!));
+    }
+  });
+  return { p: pause, " ": pause, s: skip, q: interrupts.request, "\x03": interrupts.request };
 }
 
 function print(report: RunReport, { output }: Settings): void {
@@ -41,8 +84,8 @@ function print(report: RunReport, { output }: Settings): void {
   process.stdout.write(renderTables(tables, output));
 }
 
-function finish({ path, failed, outcome }: RunReport): void {
-  if (outcome.interrupted) {
+function finish({ path, failed, outcome }: RunReport, watching: boolean): void {
+  if (outcome.interrupted && !(watching && outcome.missing === 0)) {
     console.error(`Interrupted: ${outcome.missing} measurements are left. The same command goes on (${path}).`);
     throw new Interrupted();
   }
@@ -53,6 +96,7 @@ function finish({ path, failed, outcome }: RunReport): void {
       `${outcome.missing} measurements were not made: ${outcome.failures.join("; ")}. The same command goes on.`,
     );
   }
+  if (outcome.skipped > 0) console.error(`${outcome.skipped} measurements were skipped; the same command runs them.`);
   if (failed > 0 || outcome.missing > 0) process.exitCode = 1;
   console.error(`Report, rows, times, manifest and results.json: ${path}`);
 }

@@ -32,6 +32,7 @@ export interface RunFlags extends EngineFlags, MethodFlags, SamplingFlags {
   log_samples?: boolean;
   log_kept?: boolean;
   no_baseline?: boolean;
+  watch?: boolean;
   output?: TableFormat;
 }
 
@@ -64,7 +65,7 @@ export function benchmarkNames(): string[] {
     .map((file) => basename(file, ".yaml"));
 }
 
-const ownKeys = new Set(["cfg_path", "set", "batch_size", "output", "verbose"]);
+const ownKeys = new Set(["cfg_path", "set", "batch_size", "output", "verbose", "watch"]);
 
 export function readSettings(flags: RunFlags): Settings {
   if (flags.resume && flags.fresh) throw new KvaError("usage", "--resume and --fresh exclude each other");

@@ -101,6 +101,11 @@ export class Registry {
     this.errors = errors;
   }
 
+  /** Plugin files that do not load as they are on disk now. */
+  get broken(): Set<string> {
+    return new Set([...this.#known].filter(([, { errors }]) => errors.length > 0).map(([file]) => file));
+  }
+
   /** The plugin of that name, ignoring case, '-' and '_'; otherwise an error with the nearest name. */
   find(name: string): LoadedPlugin {
     const typed = normalise(name);

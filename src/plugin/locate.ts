@@ -57,12 +57,16 @@ export function locate(error: unknown, file: string, files: readonly string[] = 
   if (error instanceof DeclarationError) return [{ file, ...findProperty(file, error.path), text: error.message }];
   const compiled = error as Compiled | null;
   if (Array.isArray(compiled?.errors) && compiled.errors.length > 0) {
-    return compiled.errors.flatMap((one) => locate(one, file, files));
+    const all = compiled.errors.flatMap((one) => locate(one, file, files));
+    const placed = all.filter((one) => one.line !== undefined);
+    return placed.length > 0 ? placed : all;
   }
   if (!(error instanceof Error) && compiled?.position === undefined) return [{ file, text: `threw ${String(error)}` }];
   const text = compiled!.message;
   const position = compiled!.position;
-  if (position) return [{ file: position.file || file, line: position.line, column: position.column, text }];
+  // the compiler puts what the end of the file lacks at line -1
+  if (position && position.line > 0)
+    return [{ file: position.file || file, line: position.line, column: position.column, text }];
   const frame = error instanceof Error ? findFrame(error.stack ?? "", files) : undefined;
   return [{ ...(frame ?? { file }), text }];
 }
