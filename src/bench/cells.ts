@@ -57,6 +57,8 @@ export interface CostCell extends Counts {
   peakBytes: number | null;
   /** time of Full over that of this method, both for as many new tokens as Full wrote */
   speedUp: number | null;
+  /** of the engines' time, the share in which none of these samples was prefilled or decoded */
+  idleShare: number | null;
 }
 
 export interface TotalCell {
@@ -204,7 +206,16 @@ function costCell(method: string, length: number | null, batch: number, pairs: P
     cacheShare: null,
     peakBytes: rows.length > 0 ? Math.max(...rows.map((row) => row.peak_bytes)) : null,
     speedUp: null,
+    idleShare: idleShare(rows),
   };
+}
+
+/** Time between samples over all time of the rows that know it; null where none does. */
+export function idleShare(rows: readonly Row[]): number | null {
+  const known = rows.filter((row) => row.gap_ms !== undefined);
+  const gaps = known.reduce((sum, row) => sum + row.gap_ms!, 0);
+  const device = known.reduce((sum, row) => sum + row.wall_ms, 0);
+  return gaps + device > 0 ? gaps / (gaps + device) : null;
 }
 
 function compare(cell: CostCell, full: CostCell | undefined): void {

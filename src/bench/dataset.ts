@@ -1,6 +1,7 @@
 // The samples of a benchmark file, ready for the engine: generated or loaded, assembled, within the cap on prompt tokens.
 import { KvaError } from "../native/error.ts";
 import type { BenchmarkConfig } from "./config-schema.ts";
+import type { Calibration } from "./fit.ts";
 import { findRulerFile, readRulerFile } from "./jsonl.ts";
 import { applyLimit } from "./overflow.ts";
 import { type RulerSample, rulerSample } from "./ruler.ts";
@@ -35,9 +36,26 @@ export function promptOptions(config: BenchmarkConfig, task: string): PromptOpti
   };
 }
 
-function* loaded(config: BenchmarkConfig, { task, length }: Cell, count: number, codec: TextCodec) {
+/** Samples of each task and length; Infinity: all that a file holds. */
+export function sampleCount({ num_samples, limit }: BenchmarkConfig): number {
+  return Math.min(num_samples ?? Infinity, limit ?? Infinity);
+}
+
+export interface Range {
+  /** ordinals from .. to - 1; default: all */
+  from?: number;
+  to?: number;
+  /** tokens the model can take */
+  maxPrompt?: number;
+  /** the size of the cell's samples: taken from here where it is known, put here where it is not */
+  found?: { calibration?: Calibration };
+}
+
+type Wanted = Required<Pick<Range, "from" | "to" | "found">>;
+
+function* loaded(config: BenchmarkConfig, { task, length }: Cell, { from, to }: Wanted, codec: TextCodec) {
   const path = findRulerFile(config.data_dir!, task, length);
-  for (const read of readRulerFile(path, { task, length, limit: count })) {
+  for (const read of readRulerFile(path, { task, length, limit: to }).slice(from)) {
     const sample = { ...read, maxNewTokens: config.max_new_tokens[task] ?? read.maxNewTokens };
     const prompt = assemble(sample, codec, promptOptions(config, task));
     if (config.view === "context_only" && prompt.questionStart === null) {
@@ -50,7 +68,7 @@ function* loaded(config: BenchmarkConfig, { task, length }: Cell, count: number,
   }
 }
 
-function* generated(config: BenchmarkConfig, { task, length }: Cell, count: number, codec: TextCodec) {
+function* generated(config: BenchmarkConfig, { task, length }: Cell, { from, to, found }: Wanted, codec: TextCodec) {
   const params = { ...config.params[task] };
   if (task.startsWith("qa") && config.shuffle_questions) params.shuffleQuestions ??= true;
   const maxNewTokens = config.max_new_tokens[task];
@@ -64,10 +82,18 @@ function* generated(config: BenchmarkConfig, { task, length }: Cell, count: numb
     ...(config.data_dir !== null && { dataDir: config.data_dir }),
     ...(maxNewTokens !== undefined && { maxNewTokens }),
   };
-  for (let ordinal = 0; ordinal < count; ordinal++) yield rulerSample(request, ordinal);
+  for (let ordinal = from; ordinal < to; ordinal++) {
+    const made = rulerSample({ ...request, ...found }, ordinal);
+    found.calibration = made.calibration;
+    yield made;
+  }
 }
 
-function withinLimit({ sample, prompt }: RulerSample, limit: number, config: BenchmarkConfig): ReadySample | null {
+function withinLimit(
+  { sample, prompt }: Pick<RulerSample, "sample" | "prompt">,
+  limit: number,
+  config: BenchmarkConfig,
+): ReadySample | null {
   const fitted = applyLimit(sample.id, prompt.ids, limit, config.on_overflow);
   if (fitted === null) return null;
   const removed = prompt.ids.length - fitted.ids.length;
@@ -76,16 +102,15 @@ function withinLimit({ sample, prompt }: RulerSample, limit: number, config: Ben
   return { sample, prompt, ids: fitted.ids, questionStart, truncated: fitted.truncated };
 }
 
-/** The samples of a cell, one at a time. `limit`: at most so many; `maxPrompt`: tokens the model can take. */
+/** The samples of a cell, one at a time. */
 export function* cellSamples(
   config: BenchmarkConfig,
   cell: Cell,
   codec: TextCodec,
-  { limit = config.limit ?? Infinity, maxPrompt = Infinity }: { limit?: number; maxPrompt?: number } = {},
+  { from = 0, to = sampleCount(config), maxPrompt = Infinity, found = {} }: Range = {},
 ): Generator<ReadySample> {
-  const count = Math.min(config.num_samples ?? Infinity, limit);
   const make = config.build_data ? generated : loaded;
-  for (const made of make(config, cell, count, codec)) {
+  for (const made of make(config, cell, { from, to, found }, codec)) {
     const ready = withinLimit(made, Math.min(maxPrompt, config.max_length ?? Infinity), config);
     if (ready !== null) yield ready;
   }

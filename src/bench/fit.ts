@@ -22,7 +22,8 @@ export interface Fitted {
   cap: number;
 }
 
-interface Calibration {
+/** A task's size at a length, found on a sample of its own. */
+export interface Calibration {
   units: number;
   tokensPerUnit: number;
 }

@@ -1,10 +1,12 @@
-// The samples of a benchmark as the runner takes them: made one by one, checked against what the model can take.
+// The samples of a benchmark as the runner takes them: made ahead of the run, on all cores where there is much to make.
+import { availableParallelism } from "node:os";
 import { KvaError } from "../native/error.ts";
+import { type CellJob, type CellResult, type PlainSample, runCellJob } from "./cell-job.ts";
 import type { BenchmarkConfig } from "./config-schema.ts";
-import { benchmarkCells, cellSamples, type ReadySample } from "./dataset.ts";
+import { benchmarkCells, sampleCount } from "./dataset.ts";
 import type { PreparedSample } from "./rows.ts";
-import { rulerTask } from "./ruler-tasks.ts";
 import type { TextCodec } from "./sample.ts";
+import { SampleWorkers } from "./sample-workers.ts";
 import { scoreSample } from "./score.ts";
 
 export interface Preparation {
@@ -13,61 +15,101 @@ export interface Preparation {
   remarks: string[];
 }
 
-/** Gives control back between samples, so that the caller can draw and be interrupted. */
+export interface PrepareOptions {
+  /** tokens that the model takes, prompt and answer */
+  contextLength: number;
+  /** samples carry their prompt's text */
+  keepText: boolean;
+  /** directory of the tokenizer, for worker threads */
+  tokenizer: string;
+  /** worker threads; default: as many as there are cores when it is worth starting them, else none */
+  workers?: number;
+}
+
+const worthWorkers = 500_000; // tokens; this thread makes them in about the time that workers take to start
+const tokensOfJob = 400_000;
+
+/** Every sample depends on its own seed alone, so threads and their order do not matter: the bytes are the same. */
 export async function prepareSamples(
   config: BenchmarkConfig,
   codec: TextCodec,
-  contextLength: number,
+  options: PrepareOptions,
   progress: (done: number) => void = () => {},
 ): Promise<Preparation> {
-  const samples: PreparedSample[] = [];
-  const remarks = new Set<string>();
-  for (const cell of benchmarkCells(config)) {
-    const cap = config.max_new_tokens[cell.task] ?? rulerTask(cell.task).cap;
-    const maxPrompt = config.on_overflow === "error" ? Infinity : contextLength - cap;
-    for (const ready of cellSamples(config, cell, codec, { maxPrompt })) {
-      samples.push(prepared(ready, config, contextLength));
-      remark(ready, remarks);
-      progress(samples.length);
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-  }
+  const { contextLength, keepText } = options;
+  const threads = options.workers ?? workersFor(config);
+  const count = sampleCount(config);
+  const jobs = benchmarkCells(config).map((cell): CellJob[] => {
+    const common = { config, cell, contextLength, keepText };
+    if (!config.build_data) return [{ ...common, from: 0, to: count }]; // a file is read once
+    const step = threads === 0 ? 1 : Math.max(1, Math.floor(tokensOfJob / cell.length));
+    const starts = Array.from({ length: Math.ceil(count / step) }, (_, i) => i * step);
+    return starts.map((from) => ({ ...common, from, to: Math.min(count, from + step) }));
+  });
+  let done = 0;
+  const note = (result: CellResult) => {
+    done += result.samples.length;
+    progress(done);
+  };
+  const results = threads > 0 ? await inWorkers(jobs, options.tokenizer, threads, note) : await here(jobs, codec, note);
+  const samples = results.flatMap((result) => result.samples.map(withScore));
   if (samples.length === 0)
     throw new KvaError("data", "every sample was left out: all are over the limit of prompt tokens");
+  const remarks = new Set(results.flatMap((result) => result.remarks));
   for (const [task, cap] of Object.entries(config.max_new_tokens)) remarks.add(`${task}: at most ${cap} new tokens.`);
   if (config.on_overflow === "skip") remarks.add("Samples over the limit of prompt tokens are left out.");
   return { samples, remarks: [...remarks] };
 }
 
-function prepared({ sample, prompt, ids, questionStart }: ReadySample, config: BenchmarkConfig, contextLength: number) {
-  if (ids.length + sample.maxNewTokens > contextLength) {
-    throw new KvaError(
-      "data",
-      `${sample.id}: the prompt has ${ids.length} tokens and the answer up to ${sample.maxNewTokens}; the model takes ` +
-        `${contextLength} in all: leave out this length, or set on_overflow to truncate_middle or skip`,
-    );
-  }
-  const result: PreparedSample = {
-    id: sample.id,
-    task: sample.task,
-    length: sample.length,
-    ids,
-    maxNewTokens: sample.maxNewTokens,
-    refs: sample.refs,
-    prompt: prompt.text,
-    score: (prediction) => scoreSample(sample.metric, prediction, sample.refs),
-  };
-  if (config.view === "question_aware") return result;
-  if (questionStart !== null) return { ...result, questionStart };
-  throw new KvaError(
-    "usage",
-    `view context_only: it is not known where the question of ${sample.id} begins; use view question_aware`,
-  );
+function withScore({ metric, ...sample }: PlainSample): PreparedSample {
+  return { ...sample, score: (prediction) => scoreSample(metric, prediction, sample.refs) };
 }
 
-function remark({ sample, prompt, truncated }: ReadySample, remarks: Set<string>): void {
-  if (sample.source === "builtin") remarks.add("Samples: built-in texts.");
-  if (truncated) remarks.add("Prompts over the limit are cut in the middle.");
-  if (prompt.hadTemplate) remarks.add("Prompts of the files have a template inside; none was added.");
-  if (prompt.prefixMode !== "assistant") remarks.add(`The start of the answer: prefix_mode ${prompt.prefixMode}.`);
+function workersFor(config: BenchmarkConfig): number {
+  const count = sampleCount(config);
+  const tokens = benchmarkCells(config).reduce((sum, { length }) => sum + length * count, 0);
+  return tokens < worthWorkers ? 0 : availableParallelism();
+}
+
+/** Gives control back between samples, so that the caller can draw and be interrupted. */
+async function here(jobs: CellJob[][], codec: TextCodec, note: (result: CellResult) => void): Promise<CellResult[]> {
+  const results: CellResult[] = [];
+  for (const job of jobs.flat()) {
+    const result = runCellJob(job, codec);
+    results.push(result);
+    note(result);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  return results;
+}
+
+/** The first job of each cell finds the size of its samples; the others of the cell take it over. Long cells first. */
+async function inWorkers(
+  jobs: CellJob[][],
+  tokenizer: string,
+  threads: number,
+  note: (result: CellResult) => void,
+): Promise<CellResult[]> {
+  const workers = new SampleWorkers(tokenizer, Math.min(threads, jobs.flat().length));
+  const results = jobs.map((cell) => new Array<CellResult>(cell.length));
+  const make = async (cell: number, at: number, calibration: CellResult["calibration"]) => {
+    const job = jobs[cell]![at]!;
+    const result = await workers.run(calibration ? { ...job, calibration } : job);
+    results[cell]![at] = result;
+    note(result);
+    return result.calibration;
+  };
+  const order = jobs.map((_, cell) => cell);
+  order.sort((a, b) => jobs[b]![0]!.cell.length - jobs[a]![0]!.cell.length);
+  try {
+    await Promise.all(
+      order.map(async (cell) => {
+        const calibration = await make(cell, 0, undefined);
+        await Promise.all(jobs[cell]!.slice(1).map((_, i) => make(cell, i + 1, calibration)));
+      }),
+    );
+  } finally {
+    workers.end();
+  }
+  return results.flat();
 }

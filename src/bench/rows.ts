@@ -37,6 +37,8 @@ export const rowSchema = v.looseObject({
   decode_ms: count,
   /** share of the batch's time: its longest sequence over its size */
   wall_ms: count,
+  /** share of the time in which the engine waited for this batch, and its answers were on their way back */
+  gap_ms: v.optional(count),
   cache_bytes: count,
   cache_allocated_bytes: count,
   expected_cache_bytes: count,
@@ -65,10 +67,12 @@ export interface PreparedSample {
   id: string;
   task: string;
   length: number | null;
-  ids: number[];
+  /** compact, so that a whole benchmark of long prompts stays in memory */
+  ids: Int32Array;
   questionStart?: number;
   maxNewTokens: number;
   refs: string[];
+  /** the prompt's text; "" where rows do not carry it */
   prompt: string;
   /** 0 to 1 */
   score(prediction: string): number;
@@ -94,6 +98,7 @@ export interface RowContext {
   device: string;
   sequences: number;
   wallMs: number;
+  gapMs?: number;
   logSamples: boolean;
 }
 
@@ -114,6 +119,7 @@ export function completedRow(task: Task, completion: Completion, prediction: str
     method_ms: completion.methodMs,
     decode_ms: completion.decodeMs,
     wall_ms: context.wallMs,
+    gap_ms: context.gapMs ?? 0,
     cache_bytes: completion.cacheBytes,
     cache_allocated_bytes: completion.cacheAllocatedBytes,
     expected_cache_bytes: completion.expectedCacheBytes,

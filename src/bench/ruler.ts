@@ -2,7 +2,7 @@
 import { KvaError } from "../native/error.ts";
 import { type CweParams, cweCounts, cweGenerator } from "./cwe.ts";
 import type { Generator } from "./draft.ts";
-import { calibrate, type FitRequest, fit } from "./fit.ts";
+import { type Calibration, calibrate, type FitRequest, fit } from "./fit.ts";
 import { type FweParams, fweGenerator } from "./fwe.ts";
 import { type NiahParams, niahGenerator } from "./niah.ts";
 import { stream } from "./prng.ts";
@@ -27,11 +27,14 @@ export interface RulerRequest {
   maxNewTokens?: number;
   /** a user's directory with corpora to use instead of the built-in ones */
   dataDir?: string;
+  /** of an earlier sample of the same request; absent: found, once for each tokenizer */
+  calibration?: Calibration;
 }
 
 export interface RulerSample {
   sample: Sample;
   prompt: Prompt;
+  calibration: Calibration;
 }
 
 const officialFrom = 4096; // shorter samples have a cap made for their own answer
@@ -71,11 +74,11 @@ function makeGenerator(task: RulerTask, params: TaskParams, request: RulerReques
   }
 }
 
-const calibrations = new WeakMap<TextCodec, Map<string, ReturnType<typeof calibrate>>>();
+const calibrations = new WeakMap<TextCodec, Map<string, Calibration>>();
 
 /** Cached for each tokenizer, task, length, parameters and form of the prompt; never dependent on the first sample made. */
 function calibration(request: RulerRequest, task: RulerTask, params: TaskParams, fitting: FitRequest) {
-  const cache = calibrations.get(request.codec) ?? new Map<string, ReturnType<typeof calibrate>>();
+  const cache = calibrations.get(request.codec) ?? new Map<string, Calibration>();
   calibrations.set(request.codec, cache);
   const { length, prompt, maxNewTokens, dataDir } = request;
   const world = task.generator === "qa" ? request.seed : null; // its documents are drawn from the seed
@@ -114,7 +117,7 @@ export function rulerSample(request: RulerRequest, ordinal: number): RulerSample
     options: request.prompt,
     cap: (answerTokens) => request.maxNewTokens ?? Math.max(answerTokens + answerSlack, officialCap),
   };
-  const size = calibration(request, task, params, fitting);
+  const size = request.calibration ?? calibration(request, task, params, fitting);
   for (let draw = 0; ; draw++) {
     const { draft, prompt, units, cap } = fit(fitting, size, () => stream(seed, task.name, length, ordinal, draw));
     const { needles, answer, ...parts } = draft;
@@ -134,7 +137,7 @@ export function rulerSample(request: RulerRequest, ordinal: number): RulerSample
       metric: task.metric,
       meta: { seed, params, units, answer, depths, promptTokens: prompt.ids.length },
     };
-    return { sample, prompt };
+    return { sample, prompt, calibration: size };
   }
 }
 

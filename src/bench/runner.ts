@@ -40,6 +40,8 @@ class Runner {
   private readonly deaths = new Map<string, number>();
   private readonly dropped = new AbortController();
   private readonly inFlight = new Set<Job>();
+  /** when each engine was last free */
+  private readonly freeSince: number[] = [];
   private done: number;
   private skipped = 0;
   private stopped = false;
@@ -175,6 +177,7 @@ class Runner {
     this.engines.add(engine);
     this.infos[at] = engine.info;
     this.report({ type: "loaded", engine: at, info: engine.info });
+    this.freeSince[at] = performance.now();
     return engine;
   }
 
@@ -195,7 +198,7 @@ class Runner {
     }
     let completions: Completion[];
     try {
-      await this.warmUp(engine, first, warm);
+      if (await this.warmUp(engine, first, warm)) this.freeSince[at] = performance.now();
       this.report({ type: "start", engine: at, tasks: job.tasks });
       completions = await engine.generate(
         first.method,
@@ -207,27 +210,33 @@ class Runner {
       );
     } catch (error) {
       if (!(error instanceof EngineError)) throw error;
+      this.freeSince[at] = performance.now();
       return this.recover(error, job, context);
     }
     if (job.outdated) return;
     this.deaths.delete(first.method.label);
-    const wallMs = Math.max(...completions.map((c) => c.prefillMs + c.decodeMs)) / job.tasks.length;
+    const deviceMs = Math.max(...completions.map((c) => c.prefillMs + c.decodeMs));
+    const now = performance.now();
+    const gapMs = Math.max(0, now - this.freeSince[at]! - deviceMs) / job.tasks.length;
+    this.freeSince[at] = now;
     for (const [index, task] of job.tasks.entries()) {
       await this.completed(task, completions[index], {
         ...context,
         sequences: job.tasks.length,
-        wallMs,
+        wallMs: deviceMs / job.tasks.length,
+        gapMs,
         logSamples: this.plan.logSamples,
       });
     }
   }
 
   // Once per engine and method: the first use pays for buffers, kernels and graphs, and is not a sample's time.
-  private async warmUp(engine: EngineProcess, task: Task, warm: Set<string>): Promise<void> {
+  private async warmUp(engine: EngineProcess, task: Task, warm: Set<string>): Promise<boolean> {
     const name = `${task.method.label} ${task.method.hash}`;
-    if (warm.has(name)) return;
+    if (warm.has(name)) return false;
     const { sample } = task;
-    const request = { ...this.request(task), id: "warm-up", ids: sample.ids.slice(0, 512), maxNewTokens: 4 };
+    const ids = Array.from(sample.ids.subarray(0, 512));
+    const request = { ...this.request(task), id: "warm-up", ids, maxNewTokens: 4 };
     if ((sample.questionStart ?? 0) >= request.ids.length) delete request.questionStart;
     try {
       await engine.generate(task.method, [{ ...request, ignoreStop: true, logKept: false }]);
@@ -235,12 +244,13 @@ class Runner {
       if (!(error instanceof EngineError) || error.died) throw error; // a refusal comes again, with the sample's own row
     }
     warm.add(name);
+    return true;
   }
 
   private request({ sample }: Task): Request {
     return {
       id: sample.id,
-      ids: sample.ids,
+      ids: Array.from(sample.ids),
       maxNewTokens: sample.maxNewTokens,
       stopIds: this.plan.stopIds,
       sampling: this.plan.sampling,

@@ -40,7 +40,7 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
     sets,
   );
   const tokenizer = loadTokenizer(dir);
-  const preparation = await withProgress(settings, tokenizer, model.config, progress);
+  const preparation = await withProgress(settings, tokenizer, dir, model.config, progress);
   const copies = copiesPerDevice(config.gp_num);
   const engines = (await setUpEngines(flags, model)).flatMap((engine) => Array.from({ length: copies }, () => engine));
   const sampling: Sampling = {
@@ -100,11 +100,13 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
 async function withProgress(
   { config }: Settings,
   tokenizer: Tokenizer,
+  dir: string,
   model: ModelConfig,
   progress: (text: string) => void,
 ): Promise<Preparation> {
   let said = performance.now();
-  return prepareSamples(config, tokenizer, model.contextLength, (done) => {
+  const options = { contextLength: model.contextLength, keepText: config.log_samples === true, tokenizer: dir };
+  return prepareSamples(config, tokenizer, options, (done) => {
     if (performance.now() - said < 2000) return;
     said = performance.now();
     progress(`making samples: ${done}`);
@@ -129,7 +131,7 @@ function keyMaker(common: { model: string; tokenizer: string; dtype: string; vie
   const { sampling, ...rest } = common;
   const drawn = sampling.temperature > 0 ? { sampling } : {};
   return (sample: PreparedSample, method: MethodSpec): string => {
-    const prompt = prompts.get(sample) ?? createHash("sha256").update(Int32Array.from(sample.ids)).digest("hex");
+    const prompt = prompts.get(sample) ?? createHash("sha256").update(sample.ids).digest("hex");
     prompts.set(sample, prompt);
     const question = sample.questionStart ?? null;
     return resumeKey({

@@ -23,7 +23,7 @@ export function method(label: string): MethodSpec {
 
 /** A sample whose fake answer, its first five ids, scores 1. */
 export function sample(task: string, length: number, ordinal: number): PreparedSample {
-  const ids = Array.from({ length: length - 10 - ordinal }, (_, at) => at % 50);
+  const ids = Int32Array.from({ length: length - 10 - ordinal }, (_, at) => at % 50);
   return {
     id: `${task}/${length}/${ordinal}`,
     task,

@@ -1,0 +1,79 @@
+// One piece of a benchmark's data: some samples of one task and length, made ready for the engine. Runs in this process or in a worker.
+import { KvaError } from "../native/error.ts";
+import type { BenchmarkConfig } from "./config-schema.ts";
+import { type Cell, cellSamples, type ReadySample } from "./dataset.ts";
+import type { Calibration } from "./fit.ts";
+import type { PreparedSample } from "./rows.ts";
+import { rulerTask } from "./ruler-tasks.ts";
+import type { Metric, TextCodec } from "./sample.ts";
+
+export interface CellJob {
+  config: BenchmarkConfig;
+  cell: Cell;
+  /** ordinals from .. to - 1 */
+  from: number;
+  to: number;
+  /** tokens that the model takes, prompt and answer */
+  contextLength: number;
+  /** samples carry their prompt's text */
+  keepText: boolean;
+  /** what an earlier job of the cell found; absent: found here */
+  calibration?: Calibration;
+}
+
+/** A sample as it crosses from a worker: the scorer's name in place of the scorer. */
+export type PlainSample = Omit<PreparedSample, "score"> & { metric: Metric };
+
+export interface CellResult {
+  samples: PlainSample[];
+  /** sentences for the reader of the tables */
+  remarks: string[];
+  calibration?: Calibration;
+}
+
+export function runCellJob(job: CellJob, codec: TextCodec): CellResult {
+  const { config, cell, from, to, contextLength } = job;
+  const cap = config.max_new_tokens[cell.task] ?? rulerTask(cell.task).cap;
+  const maxPrompt = config.on_overflow === "error" ? Infinity : contextLength - cap;
+  const remarks = new Set<string>();
+  const samples: PlainSample[] = [];
+  const found: { calibration?: Calibration } = job.calibration ? { calibration: job.calibration } : {};
+  for (const ready of cellSamples(config, cell, codec, { from, to, maxPrompt, found })) {
+    samples.push(plain(ready, job));
+    remark(ready, remarks);
+  }
+  return { samples, remarks: [...remarks], ...found };
+}
+
+function plain({ sample, prompt, ids, questionStart }: ReadySample, { config, contextLength, keepText }: CellJob) {
+  if (ids.length + sample.maxNewTokens > contextLength) {
+    throw new KvaError(
+      "data",
+      `${sample.id}: the prompt has ${ids.length} tokens and the answer up to ${sample.maxNewTokens}; the model takes ` +
+        `${contextLength} in all: leave out this length, or set on_overflow to truncate_middle or skip`,
+    );
+  }
+  const result: PlainSample = {
+    id: sample.id,
+    task: sample.task,
+    length: sample.length,
+    ids: Int32Array.from(ids),
+    maxNewTokens: sample.maxNewTokens,
+    refs: sample.refs,
+    prompt: keepText ? prompt.text : "",
+    metric: sample.metric,
+  };
+  if (config.view === "question_aware") return result;
+  if (questionStart !== null) return { ...result, questionStart };
+  throw new KvaError(
+    "usage",
+    `view context_only: it is not known where the question of ${sample.id} begins; use view question_aware`,
+  );
+}
+
+function remark({ sample, prompt, truncated }: ReadySample, remarks: Set<string>): void {
+  if (sample.source === "builtin") remarks.add("Samples: built-in texts.");
+  if (truncated) remarks.add("Prompts over the limit are cut in the middle.");
+  if (prompt.hadTemplate) remarks.add("Prompts of the files have a template inside; none was added.");
+  if (prompt.prefixMode !== "assistant") remarks.add(`The start of the answer: prefix_mode ${prompt.prefixMode}.`);
+}
