@@ -99,6 +99,9 @@ const schemas = {
   max_new_tokens: v.record(v.string(), whole(1), "must map tasks to numbers"),
   params: v.record(v.string(), v.record(v.string(), v.unknown(), "must map keys to values"), "must map tasks to keys"),
   model_path: text,
+  shape: text,
+  layers: whole(1),
+  tokenizer_path: text,
   device: listOf(scalar),
   gp_num: v.pipe(
     scalar,

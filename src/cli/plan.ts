@@ -1,15 +1,17 @@
 // From settings to what runs: model, engines, methods, samples, resume keys, and the facts that make a number traceable.
 import { createHash } from "node:crypto";
 import { basename } from "node:path";
+import type { BenchmarkConfig } from "../bench/config-schema.ts";
 import { driverVersion, modelHash, resumeKey, thisBuild, tokenizerHash } from "../bench/fingerprint.ts";
 import { type Preparation, prepareSamples } from "../bench/prepare.ts";
 import type { PreparedSample, Task } from "../bench/rows.ts";
 import type { RunPlan } from "../bench/run-contract.ts";
 import type { EngineOptions, MethodSpec, Sampling } from "../engine/protocol.ts";
 import type { ModelConfig } from "../model/config.ts";
+import { bundledModel, locateModel } from "../model/locate.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { KvaError } from "../native/error.ts";
-import { modelInfo, readMethods, readModel, setUpEngines } from "./engine-setup.ts";
+import { type Model, modelInfo, readMethods, readModel, setUpEngines } from "./engine-setup.ts";
 import type { RunFlags, Settings } from "./settings.ts";
 
 export interface PreparedRun {
@@ -30,8 +32,8 @@ export interface PreparedRun {
 export async function prepareRun(settings: Settings, progress: (text: string) => void): Promise<PreparedRun> {
   const { config, sets, batches } = settings;
   const flags = config as RunFlags;
-  const model = readModel(flags);
-  const dir = (model.source as { dir: string }).dir;
+  const model = readModel(flags, shapeOf(config));
+  const dir = tokenizerDir(config.tokenizer_path, model);
   const acceleration = config.acceleration ?? [];
   const methods = await readMethods(
     { ...flags, acceleration, set: [] },
@@ -50,7 +52,7 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
     seed: config.seed,
   };
   const [weights, vocabulary, build, driver] = await Promise.all([
-    modelHash(dir),
+    weightsHash(model),
     tokenizerHash(dir),
     thisBuild(),
     driverVersion(),
@@ -67,7 +69,7 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
     );
     return inOrder(tasks, columns);
   };
-  const modelName = basename(config.model_path ?? "bundled") || "model";
+  const modelName = config.shape ?? (basename(config.model_path ?? "bundled") || "model");
   return {
     plan: {
       tasks: tasksFor(methods),
@@ -89,13 +91,35 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
       bun: Bun.version,
       platform: `${process.platform} ${process.arch}`,
       driver,
-      model: { path: dir, hash: weights, tokenizer_hash: vocabulary, family: model.config.family, dtype },
+      model: {
+        path: config.shape ?? dir,
+        hash: weights,
+        tokenizer_hash: vocabulary,
+        family: model.config.family,
+        dtype,
+      },
       sampling,
       seed: config.seed,
       view: config.view,
     },
   };
 }
+
+/** A model given as shape has random weights from the run's seed: for times, not for scores. */
+function shapeOf({ shape, layers, seed }: BenchmarkConfig) {
+  if (shape !== undefined) return { shape, ...(layers === undefined ? {} : { layers }), seed };
+  if (layers !== undefined) throw new KvaError("usage", "--layers needs --shape");
+  return undefined;
+}
+
+/** Where the tokenizer is: with the model, with the model named for it, or the bundled one for a shape. */
+export function tokenizerDir(named: string | undefined, { source }: Model): string {
+  if (named !== undefined) return locateModel(named);
+  return "dir" in source ? source.dir : bundledModel;
+}
+
+const weightsHash = ({ source }: Model): Promise<string> =>
+  "dir" in source ? modelHash(source.dir) : Promise.resolve(resumeKey(source));
 
 async function withProgress(
   { config }: Settings,

@@ -68,9 +68,19 @@ function addRun(program: Command): Command {
     .description("accuracy and timing matrix: methods x lengths x tasks")
     .option("--cfg_path <file>", "benchmark file (YAML or JSON), or the name of one in benchmarks/; default quick");
   return formatOption(samplingOptions(methodOptions(engineOptions(run))), ["table", "md", "json", "jsonl", "csv"])
+    .option(
+      "--shape <name>",
+      "a model by shape, with random weights (times mean something, scores do not): llama-3.1-8b",
+    )
+    .option("--layers <n>", "the first layers of the shape only", natural)
+    .option(
+      "--tokenizer_path <model>",
+      "whose tokenizer counts the tokens; default: the model's own, of a shape the bundled one",
+    )
     .option("--gp_num <n>", "1: a model copy per GPU; 1/2: two copies per GPU")
     .option("--task_names <names...>", "tasks of the benchmark; default all")
     .option("--length <tokens...>", "lengths; default those of the benchmark file")
+    .option("--data_dir <dir>", "folder with your own data: official files, or corpora for RULER's generators")
     .option("--num_samples <n>", "samples per task and length", natural)
     .option("--limit <n>", "at most so many samples per task and length", natural)
     .option("--max_length <tokens>", "cap on prompt tokens", natural)
@@ -177,6 +187,7 @@ function addData(program: Command): Command {
     .description("writes the generated samples as JSONL")
     .option("--cfg_path <file>", "benchmark file, or the name of one in benchmarks/; default quick")
     .option("--model_path <model>", "whose tokenizer counts the tokens; default bundled")
+    .option("--data_dir <dir>", "folder with your own essays, SQuAD and HotpotQA")
     .option("--task_names <names...>", "tasks of the benchmark; default all")
     .option("--length <tokens...>", "lengths; default those of the benchmark file")
     .option("--num_samples <n>", "samples per task and length", natural)

@@ -15,9 +15,13 @@ const benchmarkFolder = join(import.meta.dir, "..", "..", "benchmarks");
 /** The flags of `accel run`, and the options of `runBenchmark`. Lists may be texts with commas. */
 export interface RunFlags extends EngineFlags, MethodFlags, SamplingFlags {
   cfg_path?: string;
+  shape?: string;
+  layers?: number;
+  tokenizer_path?: string;
   gp_num?: string;
   task_names?: string[];
   length?: (string | number)[];
+  data_dir?: string;
   num_samples?: number;
   limit?: number;
   max_length?: number;
@@ -74,6 +78,8 @@ export function readSettings(flags: RunFlags): Settings {
   const given = Object.entries(flags).filter(([key, value]) => value !== undefined && !ownKeys.has(key));
   const overrides = Object.fromEntries(given.map(([key, value]) => [key, checkedFlag(key as ConfigKey, value)]));
   const config: BenchmarkConfig = { ...file, ...overrides };
+  if (flags.shape !== undefined && flags.model_path === undefined) delete config.model_path;
+  if (flags.model_path !== undefined && flags.shape === undefined) delete config.shape;
   config.task_names = tasksOf(config);
   if (config.resume === false) config.fresh = true;
   const set = file.set === undefined ? [] : [file.set].flat();

@@ -60,6 +60,7 @@ export const resultsSchema = v.looseObject({
         cacheShare: nullable,
         peakBytes: nullable,
         speedUp: nullable,
+        idleShare: v.optional(nullable, null),
       }),
     ),
     totals: v.array(v.object({ method: v.string(), batch: v.number(), ms: v.number(), partial: v.boolean() })),

@@ -1,10 +1,13 @@
 // Generated RULER samples: budget, references, wording, determinism, and each task's own rules.
 import { describe, expect, test } from "bun:test";
+import { parseBenchmarkConfig } from "../../src/bench/config.ts";
 import { fweCounts, zeta } from "../../src/bench/fwe.ts";
+import { prepareSamples } from "../../src/bench/prepare.ts";
 import { generateRuler, rulerSample } from "../../src/bench/ruler.ts";
 import { rulerTask, rulerTaskNames } from "../../src/bench/ruler-tasks.ts";
 import { scoreSample, taskScore } from "../../src/bench/score.ts";
-import { request } from "./data-support.ts";
+import { bundledModel } from "../../src/model/locate.ts";
+import { bundled, request } from "./data-support.ts";
 
 const isQa = (task: string) => task.startsWith("qa");
 const counts = (words: string[]) => {
@@ -282,4 +285,31 @@ test("a calibrated sample of 131072 tokens is made within a second", () => {
   const { prompt, sample } = rulerSample(request("niah_single_2", 131072), 1);
   expect(performance.now() - start).toBeLessThan(1000);
   expect(prompt.ids.length + sample.maxNewTokens).toBeGreaterThan(0.95 * 131072);
+});
+
+test("worker threads make the bytes that this thread makes, in the same order", async () => {
+  const config = parseBenchmarkConfig(
+    "benchmark_name: RULER\ntask_names: [vt, qa_1, niah_single_2]\nlength: [512, 1024]\nnum_samples: 3",
+    "c.yaml",
+  );
+  const options = { contextLength: 4096, keepText: true, tokenizer: bundledModel };
+  const [here, threads] = await Promise.all(
+    [0, 3].map((workers) => prepareSamples(config, bundled, { ...options, workers })),
+  );
+  const plain = ({ samples, remarks }: typeof here & {}) => ({
+    samples: samples.map(({ score, ...sample }) => ({ ...sample, oracle: score(sample.refs.join(" ")) })),
+    remarks,
+  });
+  expect(plain(threads!)).toEqual(plain(here!));
+  expect(here!.samples.map(({ id }) => id).slice(0, 4)).toEqual(["vt/512/0", "vt/512/1", "vt/512/2", "vt/1024/0"]);
+  expect(here!.samples.every(({ score, refs }) => score(refs.join(" ")) === 1)).toBe(true);
+});
+
+test("a sample that a thread cannot make ends the preparation with its error", async () => {
+  const config = parseBenchmarkConfig(
+    "benchmark_name: RULER\ntask_names: [vt, qa_2]\nlength: 512\nnum_samples: 2",
+    "c.yaml",
+  );
+  const options = { contextLength: 4096, keepText: false, tokenizer: bundledModel, workers: 2 };
+  expect(prepareSamples(config, bundled, options)).rejects.toThrow("qa_2 at length 512: the smallest sample");
 });
