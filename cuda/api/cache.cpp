@@ -4,9 +4,9 @@
 
 using namespace kva;
 
-int32_t kva_kv_create(kva_context* context, int32_t layers, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t dtype,
-                      int32_t side_arrays, int32_t unrotated_rows, kva_kv** out) {
-  return guard("kv_create", [&] {
+static int32_t create(const char* op, kva_context* context, int32_t layers, int32_t first_layer, int32_t held_layers, int32_t heads,
+                      int32_t kv_heads, int32_t head_dim, int32_t dtype, int32_t side_arrays, int32_t unrotated_rows, kva_kv** out) {
+  return guard(op, [&] {
     Context& c = get(context, "context");
     require_out(out, "out");
     c.require_eager();
@@ -17,8 +17,21 @@ int32_t kva_kv_create(kva_context* context, int32_t layers, int32_t heads, int32
     require(is_float(dtype), "dtype %d is not one of 0 (f32), 1 (f16), 2 (bf16)", dtype);
     require(side_arrays >= 0 && side_arrays <= max_side_arrays, "side_arrays is %d, it must be from 0 to %d", side_arrays, max_side_arrays);
     require(unrotated_rows >= 0, "unrotated_rows is %d, it must be at least 0", unrotated_rows);
-    *out = reinterpret_cast<kva_kv*>(new Kv(c, {layers, heads, kv_heads, head_dim, dtype, side_arrays, unrotated_rows}));
+    require(first_layer >= 0 && held_layers >= 1 && int64_t(first_layer) + held_layers <= layers, "layers [%d, %lld) must be some of the %d", first_layer,
+            (long long)first_layer + held_layers, layers);
+    *out = reinterpret_cast<kva_kv*>(
+        new Kv(c, {layers, heads, kv_heads, head_dim, dtype, side_arrays, unrotated_rows}, first_layer, first_layer + held_layers));
   });
+}
+
+int32_t kva_kv_create(kva_context* context, int32_t layers, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t dtype,
+                      int32_t side_arrays, int32_t unrotated_rows, kva_kv** out) {
+  return create("kv_create", context, layers, 0, layers, heads, kv_heads, head_dim, dtype, side_arrays, unrotated_rows, out);
+}
+
+int32_t kva_kv_create_part(kva_context* context, int32_t layers, int32_t first_layer, int32_t held_layers, int32_t heads, int32_t kv_heads,
+                           int32_t head_dim, int32_t dtype, int32_t side_arrays, int32_t unrotated_rows, kva_kv** out) {
+  return create("kv_create_part", context, layers, first_layer, held_layers, heads, kv_heads, head_dim, dtype, side_arrays, unrotated_rows, out);
 }
 
 int32_t kva_kv_destroy(kva_kv* kv) {
@@ -30,8 +43,10 @@ int32_t kva_kv_reserve(kva_kv* kv, int32_t layer, int32_t rows) {
     Kv& cache = get(kv, "kv");
     if (layer != -1) require_layer(cache.shape, layer);
     require(rows >= 0, "rows is %d, it must be at least 0", rows);
+    require(layer == -1 || (layer >= cache.first_layer && layer < cache.end_layer), "layer is %d, this part of the cache holds layers %d to %d",
+            layer, cache.first_layer, cache.end_layer - 1);
     std::vector<int32_t> room(cache.shape.kv_heads, rows);
-    for (int32_t l = layer == -1 ? 0 : layer; l < (layer == -1 ? cache.shape.layers : layer + 1); ++l) cache.reserve(l, room);
+    for (int32_t l = layer == -1 ? cache.first_layer : layer; l < (layer == -1 ? cache.end_layer : layer + 1); ++l) cache.reserve(l, room);
     return cache.context;
   });
 }

@@ -47,7 +47,7 @@ void Batch::reserve(int32_t rows) {
   bool grown = false;
   for (Kv* kv : kvs) {
     std::vector<int32_t> room(kv->shape.kv_heads);
-    for (int32_t l = 0; l < kv->shape.layers; ++l) {
+    for (int32_t l = kv->first_layer; l < kv->end_layer; ++l) {
       for (int32_t h = 0; h < kv->shape.kv_heads; ++h) {
         const KvHead& head = kv->layer(l)[h];
         require(rows <= INT32_MAX - least_growth - head.len, "%d more rows are too many for head %d of layer %d", rows, h, l);

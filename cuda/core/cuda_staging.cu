@@ -63,13 +63,16 @@ void CudaDevice::staged() {
 }
 
 bool CudaDevice::open_peer(CudaDevice& other) {
-  if (id == other.id) return true;
+  const auto granted = [](const CudaDevice& owner, int32_t reader) {
+    return std::find(owner.readers_.begin(), owner.readers_.end(), reader) != owner.readers_.end();
+  };
+  if (id == other.id || (granted(*this, other.id) && granted(other, id))) return true;
   int there = 0, back = 0;
   CUDA_TRY(cudaDeviceCanAccessPeer(&there, id, other.id));
   CUDA_TRY(cudaDeviceCanAccessPeer(&back, other.id, id));
   if (!there || !back) return false;
-  const auto grant = [](CudaDevice& owner, CudaDevice& reader) {
-    if (std::find(owner.readers_.begin(), owner.readers_.end(), reader.id) != owner.readers_.end()) return;
+  const auto grant = [&](CudaDevice& owner, CudaDevice& reader) {
+    if (granted(owner, reader.id)) return;
     use_device(reader.id);
     const cudaError_t status = cudaDeviceEnablePeerAccess(owner.id, 0);
     if (status == cudaErrorPeerAccessAlreadyEnabled)

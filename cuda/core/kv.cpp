@@ -55,15 +55,16 @@ Parts room_for(const KvShape& shape, const KvHead& head, int64_t cap) {
 
 }  // namespace
 
-Kv::Kv(Context& context, const KvShape& shape) : context(context), shape(shape), layers_(shape.layers) {
-  int64_t count = int64_t(shape.layers) * shape.kv_heads;
+Kv::Kv(Context& context, const KvShape& shape, int32_t first_layer, int32_t end_layer)
+    : context(context), shape(shape), first_layer(first_layer), end_layer(end_layer), layers_(shape.layers) {
+  int64_t count = int64_t(shape.layers) * shape.kv_heads, begin = int64_t(first_layer) * shape.kv_heads, end = int64_t(end_layer) * shape.kv_heads;
   heads.assign(count, KvHead{});
   int64_t head_bytes = align(int64_t(shape.unrotated_rows) * shape.head_dim * dtype_bytes(shape.dtype));
   try {
     if (shape.unrotated_rows > 0) {
-      unrotated_ = {context.allocate(KVA_MEMORY_CACHE, count * head_bytes), count * head_bytes};
+      unrotated_ = {context.allocate(KVA_MEMORY_CACHE, (end - begin) * head_bytes), (end - begin) * head_bytes};
       bytes_ += unrotated_.bytes;
-      for (int64_t i = 0; i < count; ++i) heads[i].unrotated = static_cast<char*>(unrotated_.data) + i * head_bytes;
+      for (int64_t i = begin; i < end; ++i) heads[i].unrotated = static_cast<char*>(unrotated_.data) + (i - begin) * head_bytes;
     }
     int64_t table_bytes = sizeof(KvSeq) + count * sizeof(KvHead);
     table = static_cast<KvSeq*>(context.allocate(KVA_MEMORY_SCRATCH, table_bytes));
@@ -237,12 +238,12 @@ void Kv::keep(int32_t l, const Matrix& index, const int32_t* counts, int32_t fir
 
 std::unique_ptr<Kv> Kv::fork() {
   context.require_eager();
-  auto copy = std::make_unique<Kv>(context, shape);
+  auto copy = std::make_unique<Kv>(context, shape, first_layer, end_layer);
   copy->seek(position, stream);
   if (unrotated_.bytes > 0)
     context.device->copy(copy->unrotated_.data, unrotated_.bytes, unrotated_.data, unrotated_.bytes, unrotated_.bytes, 1);
   std::vector<int32_t> capacity(shape.kv_heads);
-  for (int32_t l = 0; l < shape.layers; ++l) {
+  for (int32_t l = first_layer; l < end_layer; ++l) {
     for (int32_t h = 0; h < shape.kv_heads; ++h) {
       const KvHead& from = layer(l)[h];
       KvHead& to = copy->layer(l)[h];

@@ -75,14 +75,15 @@ struct KvShape {
 struct Kv {
   Context& context;
   const KvShape shape;
-  KvSeq* table = nullptr;  // device memory: what kernels read and change
+  const int32_t first_layer, end_layer;  // those that may hold rows: the others are on other devices
+  KvSeq* table = nullptr;                // device memory: what kernels read and change
 
   // The host's own account, changed by effects; equal to the table once all queued work has run.
   int32_t position = 0;
   uint32_t stream = 0;
   std::vector<KvHead> heads;  // [layers * kvHeads]; pointers are device memory
 
-  Kv(Context& context, const KvShape& shape);
+  Kv(Context& context, const KvShape& shape, int32_t first_layer, int32_t end_layer);
   ~Kv();
   Kv(const Kv&) = delete;
   Kv& operator=(const Kv&) = delete;

@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define KVA_ABI_VERSION ((1 << 16) | 2)
+#define KVA_ABI_VERSION ((1 << 16) | 3)
 
 #if defined(__GNUC__)
 #define KVA_API __attribute__((visibility("default")))
@@ -308,6 +308,13 @@ KVA_API int32_t kva_kv_merge_oldest(kva_batch* batch, int32_t first_sequence, in
                                     int32_t sinks, int32_t targets, int32_t decision, uint32_t seed);
 /* out[r, c] = x[r, c] / (start + step * c); f32; out may be x */
 KVA_API int32_t kva_divide_ramp(kva_tensor* x, float start, float step, kva_tensor* out);
+
+/* ---- since 1.3: a model whose layers lie on several devices ---- */
+/* As kva_kv_create, for layers [first_layer, first_layer + held_layers) of the `layers`; they keep their numbers. The others take no rows,
+ * and kva_kv_reserve and kva_batch_reserve leave them alone. */
+KVA_API int32_t kva_kv_create_part(kva_context* context, int32_t layers, int32_t first_layer, int32_t held_layers, int32_t heads,
+                                   int32_t kv_heads, int32_t head_dim, int32_t dtype, int32_t side_arrays, int32_t unrotated_rows,
+                                   kva_kv** out);
 
 #ifdef __cplusplus
 }

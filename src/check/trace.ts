@@ -5,7 +5,7 @@ import type { LoadedMethod } from "../engine/method.ts";
 import { gatherRows, prefill } from "../engine/prefill.ts";
 import type { Request } from "../engine/protocol.ts";
 import { Sequence } from "../engine/sequence.ts";
-import type { KvCache } from "../native/kv.ts";
+import type { StagedCache } from "../model/staged-cache.ts";
 import { Scope } from "../native/scope.ts";
 
 export interface TraceInput {
@@ -68,7 +68,7 @@ export async function traceMethod(
   return traces;
 }
 
-function inOrder(cache: KvCache): boolean {
+function inOrder(cache: StagedCache): boolean {
   const { layers, kvHeads } = cache.shape;
   for (let layer = 0; layer < layers; layer++) {
     for (let head = 0; head < kvHeads; head++) {

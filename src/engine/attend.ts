@@ -24,22 +24,22 @@ export async function attend(
 ): Promise<void> {
   sequence.keepQueries(layer, q);
   if (!sequence.watchesChunks) {
-    attentionPrefill(sequence.cache, layer, 0, q, decoder.scale, decoder.window(layer), q);
+    attentionPrefill(sequence.cache.of(layer), layer, 0, q, decoder.scale, decoder.window(layer), q);
     await breathe();
     return;
   }
   const { rowChunk } = decoder;
-  using scope = new Scope(decoder.context);
+  using scope = new Scope(q.context);
   const copy = scope.tensor(q.dtype, Math.min(rowChunk, q.rows), q.columns);
   const lse = sequence.needs.lse ? scope.tensor("float32", decoder.config.heads, copy.rows) : null;
   for (let first = 0; first < q.rows; first += rowChunk) {
     const rows = Math.min(rowChunk, q.rows - first);
-    using inner = new Scope(decoder.context);
+    using inner = new Scope(q.context);
     const part = inner.view(q, first, rows);
     const queries = inner.view(copy, 0, rows);
     const sums = lse ? inner.view(lse, 0, lse.rows, 0, rows) : null;
     part.copyTo(queries);
-    attentionPrefill(sequence.cache, layer, first, part, decoder.scale, decoder.window(layer), part, sums);
+    attentionPrefill(sequence.cache.of(layer), layer, first, part, decoder.scale, decoder.window(layer), part, sums);
     sequence.chunkHooks(layer, { first, queries, lse: sums });
     await breathe();
   }

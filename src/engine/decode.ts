@@ -1,29 +1,16 @@
-// Decode steps of a batch: eager at first, then captured in a graph where no hook needs the host.
+// Decode steps of a batch: eager at first, then captured in graphs, one for each stage, where no hook needs the host.
 import type { Decoder, StepBuffers } from "../model/decoder.ts";
-import { Graph } from "../native/graph.ts";
-import { Batch } from "../native/kv.ts";
 import { sample } from "../native/ops.ts";
-import { Scope } from "../native/scope.ts";
-import { Tensor } from "../native/tensor.ts";
+import { DecodeStage } from "./decode-stage.ts";
 import type { Sampling } from "./protocol.ts";
-import { type DecodeOp, type Launch, plan, replay } from "./recorded.ts";
+import { type DecodeOp, type Launch, plan } from "./recorded.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** The probabilities' buffer grows by so many columns at a time. */
-const PROBS_STEP = 1024;
-
 export class DecodeLoop {
-  private readonly batch: Batch;
-  private readonly buffers = new Map<number, { scope: Scope; step: StepBuffers }>();
+  private readonly stages: DecodeStage[] = [];
   private readonly recorded = new Map<Sequence, DecodeOp[][]>();
   private members: Sequence[] = [];
   private launches: Launch[][] = [];
-  /** fp32 `[members * kvHeads, columns]`: probabilities of the current query, where a method needs them */
-  private probs: Tensor | null = null;
-  private graph: Graph | null = null;
-  /** the storage generation that the last eager step ran with; -1: none since the members changed */
-  private eagerGeneration = -1;
-  private graphGeneration = -1;
 
   constructor(
     private readonly decoder: Decoder,
@@ -31,81 +18,67 @@ export class DecodeLoop {
     maxSequences: number,
     private readonly graphs: boolean,
   ) {
-    this.batch = Batch.create(decoder.context, maxSequences);
+    try {
+      for (let s = 0; s < decoder.stages.length; s++) this.stages.push(new DecodeStage(decoder, s, maxSequences));
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
+  private get first(): DecodeStage {
+    return this.stages[0]!;
+  }
+  private get last(): DecodeStage {
+    return this.stages.at(-1)!;
   }
 
   /** The sequences of the next steps, in order. */
   setMembers(members: readonly Sequence[]): void {
-    this.dropGraph();
     this.members = [...members];
-    this.batch.set(members.map((sequence) => sequence.cache));
+    for (const stage of this.stages) stage.setMembers(members);
     this.launches = [];
-    this.eagerGeneration = -1;
   }
 
   /** Samples from logits `[members, vocabSize]` of the step buffers; the ids come to the host. */
   sampleFrom(): Int32Array {
-    sample(this.batch, this.step.logits, this.sampling, this.step.ids);
+    this.sample();
+    this.handOver();
     return this.step.ids.toInts();
   }
 
-  /** Buffers for the current number of members; made once per number. */
+  /** Buffers of the last stage for the current number of members: logits, and the sampled ids. */
   get step(): StepBuffers {
-    const count = this.members.length;
-    let made = this.buffers.get(count);
-    if (!made) {
-      const scope = new Scope(this.decoder.context);
-      made = { scope, step: this.decoder.stepBuffers(scope, count) };
-      this.buffers.set(count, made);
-    }
-    return made.step;
+    return this.last.step;
   }
 
   /** Feeds these tokens, one per member; what follows is in `step.logits` (and, sampled, in `step.ids`). */
   feed(ids: Int32Array): void {
-    this.step.ids.upload(ids);
+    this.first.step.ids.upload(ids);
   }
 
-  /** One step for all members: the tokens in `step.ids` in, the sampled ones there afterwards. Queued only. */
+  /** One step for all members: the tokens fed or sampled last in, the sampled ones in `step.ids` afterwards. Queued only. */
   advance(): void {
-    const generation = this.batch.reserve(1);
-    this.decoder.updateRope(this.step, () => this.members.map((sequence) => sequence.cache.info().position + 1));
-    this.fitProbs();
     const perStep = this.members.some((sequence) => sequence.needs.perStep);
+    for (const stage of this.stages) stage.prepare();
     if (perStep || this.launches.length === 0) this.record(perStep);
-    if (this.graph && this.graphGeneration !== generation) this.dropGraph();
-    if (!this.graph && this.graphs && !perStep && this.eagerGeneration === generation) {
-      this.graph = Graph.capture(this.decoder.context, () => this.queue());
-      this.graphGeneration = generation;
+    const graphs = this.graphs && !perStep;
+    for (const [s, stage] of this.stages.entries()) {
+      const before = this.stages[s - 1];
+      if (before) before.step.hidden.copyToPeer(stage.step.hidden);
+      stage.run(this.launches, graphs, stage === this.last ? () => this.sample() : () => {});
     }
-    if (this.graph) {
-      this.graph.launch();
-      return;
-    }
-    this.queue();
-    this.eagerGeneration = generation;
+    this.handOver();
   }
 
-  /** The probabilities' buffer holds a column for every row that a head may have in this step. */
-  private fitProbs(): void {
-    if (!this.members.some((sequence) => sequence.needs.decodeProbs)) return;
-    const rows = Math.max(...this.members.map((sequence) => sequence.cache.info().longestRows)) + 1;
-    const heads = this.members.length * this.decoder.config.kvHeads;
-    if (this.probs && this.probs.columns >= rows && this.probs.rows === heads) return;
-    this.dropGraph();
-    this.probs?.dispose();
-    this.probs = null;
-    const columns = Math.ceil((rows + 1) / PROBS_STEP) * PROBS_STEP;
-    this.probs = Tensor.create(this.decoder.context, "float32", heads, columns, "scratch");
+  private sample(): void {
+    const { batch, step } = this.last;
+    sample(batch, step.logits, this.sampling, step.ids);
   }
 
-  private queue(): void {
-    const { probs } = this;
-    this.decoder.step(this.batch, this.step, probs, (layer) => {
-      replay(this.batch, layer, this.launches[layer]!, { rope: this.step.rope, probs });
-    });
-    this.batch.advance();
-    sample(this.batch, this.step.logits, this.sampling, this.step.ids);
+  /** The sampled ids are the next ones to feed. */
+  private handOver(): void {
+    if (this.first !== this.last) this.last.step.ids.copyToPeer(this.first.step.ids);
   }
 
   private record(again: boolean): void {
@@ -122,16 +95,7 @@ export class DecodeLoop {
     );
   }
 
-  private dropGraph(): void {
-    this.graph?.dispose();
-    this.graph = null;
-    this.graphGeneration = -1;
-  }
-
   dispose(): void {
-    this.dropGraph();
-    this.probs?.dispose();
-    for (const { scope } of this.buffers.values()) scope.dispose();
-    this.batch.dispose();
+    for (const stage of this.stages) stage.dispose();
   }
 }

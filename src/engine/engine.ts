@@ -2,8 +2,10 @@
 import { type ModelConfig, readConfig } from "../model/config.ts";
 import { Decoder } from "../model/decoder.ts";
 import { shapeConfig } from "../model/shapes.ts";
+import { type Stage, stagesOf } from "../model/stages.ts";
 import { loadWeights, randomWeights, type Weights } from "../model/weights.ts";
 import { KvaError } from "../native/error.ts";
+import type { DeviceInfo } from "../native/library.ts";
 import { Context, elementBytes } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
 import { type GenerateEvents, generate } from "./generate.ts";
@@ -17,6 +19,7 @@ import type {
   Request,
   ScoreRequest,
   ScoreResult,
+  StageInfo,
 } from "./protocol.ts";
 import { score } from "./score.ts";
 
@@ -25,40 +28,34 @@ export class Engine {
 
   private constructor(
     readonly options: EngineOptions,
-    private readonly context: Context,
+    private readonly stages: readonly Stage[],
     readonly config: ModelConfig,
     private readonly weights: Weights,
     readonly info: EngineInfo,
   ) {
-    this.decoder = new Decoder(context, config, weights, options.dtype, options.prefillChunk);
+    this.decoder = new Decoder(stages, config, weights, options.dtype, options.prefillChunk);
   }
 
-  /** Opens the device and puts the model on it. */
+  /** Opens the devices and puts the model on them. */
   static load(options: EngineOptions): Engine {
     const start = performance.now();
     const config = configOf(options.model);
-    const context = Context.open(options.device, options.threads);
+    const contexts: Context[] = [];
     try {
-      if (options.memoryLimit > 0) context.limitMemory(options.memoryLimit);
-      const weights =
-        "dir" in options.model
-          ? loadWeights(context, config, options.model.dir, options.dtype)
-          : randomWeights(
-              context,
-              config,
-              options.dtype,
-              options.model.seed,
-              "config" in options.model ? options.model.deviation : undefined,
-            );
-      context.sync();
-      return new Engine(
-        options,
-        context,
+      for (const device of devicesOf(options)) contexts.push(Context.open(device, options.threads));
+      const stages = stagesOf(
+        contexts,
         config,
-        weights,
-        describe(context, config, options, performance.now() - start),
+        options.dtype,
+        contexts.map((context) => roomOf(context, options)),
       );
+      if (options.memoryLimit > 0) for (const context of contexts) context.limitMemory(options.memoryLimit);
+      const weights = fill(stages, config, options);
+      for (const context of contexts) context.sync();
+      return new Engine(options, stages, config, weights, describe(stages, config, options, performance.now() - start));
     } catch (error) {
+      // a context whose things could not all be freed refuses; the process ends with the error
+      for (const { library, pointer } of contexts) library.native.kva_context_destroy(pointer);
       if (error instanceof KvaError && error.code === "oom") {
         throw new KvaError("oom", `the model does not fit ${options.device}: ${error.message}`, { cause: error });
       }
@@ -87,7 +84,7 @@ export class Engine {
   dispose(): void {
     this.decoder.dispose();
     this.weights.dispose();
-    this.context.dispose();
+    for (const { context } of this.stages) context.dispose();
   }
 }
 
@@ -98,17 +95,50 @@ function configOf(model: ModelSource): ModelConfig {
   return model.layers === undefined ? config : { ...config, layers: Math.min(model.layers, config.layers) };
 }
 
-function describe(context: Context, config: ModelConfig, options: EngineOptions, loadMs: number): EngineInfo {
-  const device = context.library.devices()[context.device];
+/** The devices of an engine, in the order of the layers. */
+const devicesOf = (options: EngineOptions): string[] => options.device.split("+");
+
+function deviceInfo(context: Context): DeviceInfo | undefined {
+  return context.library.devices()[context.device];
+}
+
+/** Bytes that a device has for weights and caches. */
+function roomOf(context: Context, { memoryLimit }: EngineOptions): number {
+  const free = deviceInfo(context)?.freeBytes ?? 0;
+  return memoryLimit > 0 ? Math.min(free, memoryLimit) : free;
+}
+
+function fill(stages: readonly Stage[], config: ModelConfig, { model, dtype }: EngineOptions): Weights {
+  if ("dir" in model) return loadWeights(stages, config, model.dir, dtype);
+  return randomWeights(stages, config, dtype, model.seed, "config" in model ? model.deviation : undefined);
+}
+
+function describe(stages: readonly Stage[], config: ModelConfig, options: EngineOptions, loadMs: number): EngineInfo {
+  const devices = devicesOf(options);
+  const infos = stages.map(({ context, first, end }, s) => {
+    const info = deviceInfo(context);
+    return {
+      device: devices[s]!,
+      name: info?.name ?? devices[s]!,
+      first,
+      end,
+      totalBytes: info?.totalBytes ?? 0,
+      freeBytes: info?.freeBytes ?? 0,
+      weightBytes: context.memory("weights").bytes,
+    };
+  });
+  const sum = (of: (info: StageInfo) => number) => infos.reduce((total, info) => total + of(info), 0);
+  const { context } = stages[0]!;
   return {
     backend: context.backend,
     buildInfo: context.library.buildInfo,
-    deviceName: device?.name ?? options.device,
-    computeCapability: device?.computeCapability ?? 0,
-    totalBytes: device?.totalBytes ?? 0,
-    freeBytes: device?.freeBytes ?? 0,
-    weightBytes: context.memory("weights").bytes,
+    deviceName: [...new Set(infos.map(({ name }) => name))].join(" + "),
+    computeCapability: deviceInfo(context)?.computeCapability ?? 0,
+    totalBytes: sum((info) => info.totalBytes),
+    freeBytes: sum((info) => info.freeBytes),
+    weightBytes: sum((info) => info.weightBytes),
     cacheBytesPerToken: config.layers * config.kvHeads * (2 * config.headDim * elementBytes[options.dtype] + 4),
     loadMs,
+    stages: infos,
   };
 }

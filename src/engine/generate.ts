@@ -33,8 +33,8 @@ export async function generate(options: GenerateOptions, events: GenerateEvents)
     checkRequest(request);
     checkIds(request.id, request.ids, decoder.config.vocabSize);
   }
-  decoder.context.sync();
-  decoder.context.resetPeak();
+  decoder.sync();
+  for (const { context } of decoder.stages) context.resetPeak();
   using scope = new Scope(decoder.context);
   return await new Generation(scope, options, events).run();
 }
@@ -174,7 +174,8 @@ class Generation {
   }
 
   private finish(): Completion[] {
-    const { peakBytes } = this.options.decoder.context.memory();
+    const peaks = this.options.decoder.stages.map(({ context }) => context.memory().peakBytes);
+    const peakBytes = peaks.reduce((sum, bytes) => sum + bytes, 0);
     return this.completions.map((completion, s) => {
       const sequence = this.sequences[s]!;
       const decodeMs = sequence.tokenMs.reduce((sum, ms) => sum + ms, 0);
@@ -191,6 +192,7 @@ class Generation {
         prefillMs,
         decodeMs,
         peakBytes,
+        ...(peaks.length > 1 ? { devicePeakBytes: peaks } : {}),
         numbers: sequence.end(),
       };
     });

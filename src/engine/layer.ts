@@ -44,9 +44,11 @@ class TensorQueries implements Queries {
   }
 }
 
-/** What a hook may touch: a sequence's cache, and the kept queries of the layer. */
+/** What a hook may touch: a sequence's cache on the layer's device, and the kept queries of the layer. */
 export interface LayerState {
   cache: KvCache;
+  /** the cache on the device of another layer */
+  cacheOf(layer: number): KvCache;
   promptTokens: number;
   scale: number;
   /** post-RoPE queries of the last prompt tokens of a layer; null where the method asked for none */
@@ -113,7 +115,8 @@ export class HookLayer implements Layer {
     if (!(Number.isInteger(layer) && layer >= 0 && layer <= this.index)) {
       throw new KvaError("plugin", `layer.at(${layer}): only layers 0 to ${this.index} are there yet`);
     }
-    return new HookLayer(layer, this.state, this.scope);
+    const cache = this.state.cacheOf(layer);
+    return new HookLayer(layer, { ...this.state, cache }, this.scope.on(cache.context));
   }
 
   side(name: string): TensorScores {
@@ -123,16 +126,13 @@ export class HookLayer implements Layer {
   }
 
   setSide(name: string, scores: Scores): void {
-    this.state.cache.side(
-      this.index,
-      this.sideNumber(name),
-      "write",
-      own(scores, TensorScores, "layer.setSide").tensor,
-    );
+    const x = this.here(own(scores, TensorScores, "layer.setSide").tensor);
+    this.state.cache.side(this.index, this.sideNumber(name), "write", x);
   }
 
   addSide(name: string, scores: Scores): void {
-    this.state.cache.side(this.index, this.sideNumber(name), "add", own(scores, TensorScores, "layer.addSide").tensor);
+    const x = this.here(own(scores, TensorScores, "layer.addSide").tensor);
+    this.state.cache.side(this.index, this.sideNumber(name), "add", x);
   }
 
   private sideNumber(name: string): number {
@@ -177,7 +177,7 @@ export class HookLayer implements Layer {
   keep(rows: Rows | null, ranges: { first?: number; last?: number } = {}): void {
     if (this.state.record)
       throw new KvaError("plugin", "layer.keep works in the prefill hook; in decode use keepAtMost");
-    const index = rows === null ? null : own(rows, TensorRows, "layer.keep").tensor;
+    const index = rows === null ? null : this.here(own(rows, TensorRows, "layer.keep").tensor);
     this.state.cache.keep(this.index, index, ranges.first ?? 0, ranges.last ?? 0, this.state.spareRows);
   }
 
@@ -215,6 +215,15 @@ export class HookLayer implements Layer {
 
   flush(): void {
     this.recorder("flush").push({ kind: "flush" });
+  }
+
+  /** a tensor on this layer's device: of another layer's it is a copy */
+  private here(tensor: Tensor): Tensor {
+    const { context } = this.state.cache;
+    if (tensor.context === context) return tensor;
+    const copy = this.scope.tensor(tensor.dtype, tensor.rows, tensor.columns, "scratch");
+    tensor.copyToPeer(copy);
+    return copy;
   }
 
   private recorder(op: string): DecodeOp[] {
@@ -288,28 +297,28 @@ export class HookOps implements Ops {
 
   pool(scores: Scores, kind: "max" | "avg", width: number): Scores {
     const x = own(scores, TensorScores, "ops.pool").tensor;
-    const out = this.scores(x.columns, x.rows);
+    const out = this.like(x);
     native.pool(x, kind, width, out.tensor);
     return out;
   }
 
   combine(a: number, x: Scores, b: number, y?: Scores): Scores {
     const first = own(x, TensorScores, "ops.combine").tensor;
-    const out = this.scores(first.columns, first.rows);
+    const out = this.like(first);
     native.combine(a, first, b, y === undefined ? null : own(y, TensorScores, "ops.combine").tensor, out.tensor);
     return out;
   }
 
   divideRamp(scores: Scores, start: number, step: number): Scores {
     const { tensor } = own(scores, TensorScores, "ops.divideRamp");
-    const out = this.scores(tensor.columns, tensor.rows);
+    const out = this.like(tensor);
     divideRamp(tensor, start, step, out.tensor);
     return out;
   }
 
   pad(scores: Scores, columns: number, value: number): Scores {
     const { tensor } = own(scores, TensorScores, "ops.pad");
-    const out = this.scores(columns, tensor.rows);
+    const out = this.like(tensor, columns);
     out.tensor.fill(value);
     tensor.copyTo(this.scope.view(out.tensor, 0, tensor.rows, 0, tensor.columns));
     return out;
@@ -328,7 +337,7 @@ export class HookOps implements Ops {
 
   topk(scores: Scores, k: number): Rows {
     const x = own(scores, TensorScores, "ops.topk").tensor;
-    const index = this.scope.tensor("int32", x.rows, k, "scratch");
+    const index = this.scope.on(x.context).tensor("int32", x.rows, k, "scratch");
     native.topk(x, k, index);
     return new TensorRows(index);
   }
@@ -339,8 +348,13 @@ export class HookOps implements Ops {
     return own(scores, TensorScores, "ops.read").tensor.toFloats();
   }
 
-  private scores(columns: number, rows = this.layer.kvHeads): TensorScores {
-    return new TensorScores(this.scope.tensor("float32", rows, columns, "scratch"));
+  private scores(columns: number): TensorScores {
+    return new TensorScores(this.scope.tensor("float32", this.layer.kvHeads, columns, "scratch"));
+  }
+
+  /** rows as x has, on its device: scores of an earlier layer may lie elsewhere */
+  private like(x: Tensor, columns = x.columns): TensorScores {
+    return new TensorScores(this.scope.on(x.context).tensor("float32", x.rows, columns, "scratch"));
   }
 }
 

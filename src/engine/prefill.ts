@@ -7,7 +7,7 @@ import { attend } from "./attend.ts";
 import type { Sequence } from "./sequence.ts";
 
 export interface PrefillResult {
-  /** hidden states of all packed rows `[rows, hiddenSize]`; owned by the scope */
+  /** hidden states of all packed rows `[rows, hiddenSize]`, on the last stage's device; owned by the scope */
   hidden: Tensor;
   /** first packed row of each sequence */
   starts: number[];
@@ -29,7 +29,8 @@ export async function prefill(
     for (let i = 0; i < promptTokens; i++) packed.push(request.ids[i]!);
   }
   const { layers } = decoder.config;
-  const timer = scope.own(Timer.create(scope.context, 2 * layers));
+  const timers = decoder.stages.map(({ context }) => scope.own(Timer.create(context, 2 * layers)));
+  const timerOf = (layer: number) => timers[decoder.stageOf(layer)]!;
   const hidden = await decoder.prefill(
     scope,
     Int32Array.from(packed),
@@ -42,9 +43,9 @@ export async function prefill(
     {
       attend: (layer, s, q) => attend(decoder, sequences[s]!, layer, q, breathe),
       afterLayer: (layer) => {
-        timer.mark(2 * layer);
+        timerOf(layer).mark(2 * layer);
         for (const sequence of sequences) sequence.prefillHooks(layer);
-        timer.mark(2 * layer + 1);
+        timerOf(layer).mark(2 * layer + 1);
       },
       breathe,
     },
@@ -52,7 +53,7 @@ export async function prefill(
   for (const { cache, promptTokens, stream } of sequences) cache.seek(promptTokens, stream);
   const methodMs = () => {
     let total = 0;
-    for (let layer = 0; layer < layers; layer++) total += timer.read(2 * layer, 2 * layer + 1);
+    for (let layer = 0; layer < layers; layer++) total += timerOf(layer).read(2 * layer, 2 * layer + 1);
     return total;
   };
   return { hidden, starts, methodMs };
@@ -60,7 +61,7 @@ export async function prefill(
 
 /** hidden states of the given packed rows, side by side: `[rows.length, hiddenSize]` */
 export function gatherRows(scope: Scope, hidden: Tensor, rows: readonly number[]): Tensor {
-  const out = scope.own(Tensor.create(scope.context, hidden.dtype, rows.length, hidden.columns));
+  const out = scope.own(Tensor.create(hidden.context, hidden.dtype, rows.length, hidden.columns));
   rows.forEach((row, i) => {
     using from = hidden.view(row, 1);
     using to = out.view(i, 1);

@@ -10,14 +10,14 @@ export type ModelSource =
 
 export interface EngineOptions {
   model: ModelSource;
-  /** `cpu:0`, `cuda:1` */
+  /** `cpu:0`, `cuda:1`; `cuda:0+cuda:1` where the layers are split over several */
   device: string;
   dtype: FloatDtype;
   /** rows of a row chunk in prefill */
   prefillChunk: number;
   /** CPU threads; 0 = one per core */
   threads: number;
-  /** bytes the allocator may hand out; 0 = no limit */
+  /** bytes the allocator of each device may hand out; 0 = no limit */
   memoryLimit: number;
   /** capture decode steps in a graph where the method allows it */
   graphs: boolean;
@@ -98,8 +98,10 @@ export interface Completion {
   cacheAllocatedBytes: number;
   /** what the method's own formula says, page rounding and padding included */
   expectedCacheBytes: number;
-  /** allocator's peak during this request, weights included */
+  /** allocator's peak during this request, weights included; of a split model the sum over its devices */
   peakBytes: number;
+  /** of a split model: the peak of each device */
+  devicePeakBytes?: number[];
   /** numbers from the plugins' `end()` */
   numbers: Record<string, number>;
   kept?: KeptRows;
@@ -115,6 +117,18 @@ export interface ScoreResult {
   logprobs: (number | null)[];
 }
 
+/** A device of an engine, and the layers [first, end) that it holds. */
+export interface StageInfo {
+  device: string;
+  name: string;
+  first: number;
+  end: number;
+  totalBytes: number;
+  freeBytes: number;
+  weightBytes: number;
+}
+
+/** Bytes are sums over the devices of a split model. */
 export interface EngineInfo {
   backend: string;
   buildInfo: string;
@@ -126,6 +140,7 @@ export interface EngineInfo {
   /** cache bytes of one token of one sequence, all layers */
   cacheBytesPerToken: number;
   loadMs: number;
+  stages: StageInfo[];
 }
 
 export type ToEngine =

@@ -69,12 +69,13 @@ async function promptLogprobs(
   const { hidden } = await prefill(scope, decoder, [sequence], breathe);
   const rows = Math.min(sequence.promptTokens, ids.length - 1);
   const size = Math.max(1, Math.min(LOGIT_ROWS, rows));
-  const normed = scope.tensor(decoder.dtype, size, decoder.config.hiddenSize);
-  const logits = scope.tensor("float32", size, decoder.config.vocabSize);
+  const last = scope.on(hidden.context);
+  const normed = last.tensor(decoder.dtype, size, decoder.config.hiddenSize);
+  const logits = last.tensor("float32", size, decoder.config.vocabSize);
   const result: number[] = [];
   for (let from = 0; from < rows; from += size) {
     const count = Math.min(size, rows - from);
-    using part = new Scope(decoder.context);
+    using part = new Scope(hidden.context);
     const view = part.view(logits, 0, count);
     decoder.logits(part.view(hidden, from, count), part.view(normed, 0, count), view);
     result.push(...rowLogprobs(view, ids, from, count));

@@ -1,7 +1,8 @@
 // One sequence while it runs: its cache, its hooks in order, its tokens.
 import { createHash } from "node:crypto";
 import type { Decoder } from "../model/decoder.ts";
-import { Batch, type KvCache } from "../native/kv.ts";
+import type { StagedCache } from "../model/staged-cache.ts";
+import { Batch } from "../native/kv.ts";
 import { Scope } from "../native/scope.ts";
 import type { Tensor } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
@@ -24,7 +25,7 @@ import { type DecodeOp, plan, replay } from "./recorded.ts";
 const MAX_SPARE_ROWS = 1024;
 
 export class Sequence {
-  readonly cache: KvCache;
+  readonly cache: StagedCache;
   readonly needs: AllNeeds;
   readonly hooks: NamedHooks[];
   /** tokens prefilled in one pass; the rest of the prompt is fed through decode */
@@ -38,9 +39,10 @@ export class Sequence {
   /** the last accepted token came from the prompt, not from sampling */
   wasFed = false;
   prefillMs = 0;
-  /** kept queries: one tensor that each layer overwrites, or one per layer where hooks look back */
+  /** kept queries: one tensor that each layer of a stage overwrites, or one per layer where hooks look back */
   private readonly rings: Tensor[];
-  private readonly solo: Batch;
+  /** this sequence alone, on each stage */
+  private readonly solos: readonly Batch[];
   readonly stream: number;
 
   constructor(
@@ -57,11 +59,13 @@ export class Sequence {
     this.spareRows = Math.min(MAX_SPARE_ROWS, this.forced.length + request.maxNewTokens);
     this.stream = createHash("sha256").update(request.id).digest().readUInt32BE(0);
     this.cache = scope.own(decoder.newCache(this.needs.sideArrays.length, this.needs.unrotatedKeys));
-    this.solo = scope.own(Batch.create(scope.context, 1));
+    this.solos = decoder.stages.map(({ context }) => scope.own(Batch.create(context, 1)));
     const window = Math.min(this.needs.queryRing, this.promptTokens);
-    const { heads, headDim, layers } = decoder.config;
-    const count = window === 0 ? 0 : this.needs.cascade ? layers : 1;
-    this.rings = Array.from({ length: count }, () => scope.tensor(decoder.dtype, window, heads * headDim));
+    const { heads, headDim } = decoder.config;
+    this.rings = decoder.stages.flatMap(({ context, first, end }) => {
+      const count = window === 0 ? 0 : this.needs.cascade ? end - first : 1;
+      return Array.from({ length: count }, () => scope.on(context).tensor(decoder.dtype, window, heads * headDim));
+    });
     this.cache.seek(this.promptTokens - 1, this.stream);
   }
 
@@ -71,7 +75,7 @@ export class Sequence {
   }
 
   private ring(layer: number): Tensor | null {
-    return this.rings[this.rings.length === 1 ? 0 : layer] ?? null;
+    return this.rings[this.needs.cascade ? layer : this.decoder.stageOf(layer)] ?? null;
   }
 
   /** keeps the last of a layer's queries, `[promptTokens, heads * headDim]`, for the hooks */
@@ -131,16 +135,23 @@ export class Sequence {
     inside: { record?: DecodeOp[]; chunk?: ChunkState },
     run: (view: HookLayer, ops: HookOps) => void,
   ): void {
-    using scope = new Scope(this.cache.context);
-    const view = new HookLayer(layer, this.layerState(named, inside.record ?? null, inside.chunk ?? null), scope);
+    using scope = new Scope(this.cache.of(layer).context);
+    const state = this.layerState(layer, named, inside.record ?? null, inside.chunk ?? null);
+    const view = new HookLayer(layer, state, scope);
     guarded(`${named.name}.${hook} in layer ${layer}`, () => run(view, new HookOps(view, scope)));
   }
 
-  private layerState({ name, hooks }: NamedHooks, record: DecodeOp[] | null, chunk: ChunkState | null): LayerState {
+  private layerState(
+    at: number,
+    { name, hooks }: NamedHooks,
+    record: DecodeOp[] | null,
+    chunk: ChunkState | null,
+  ): LayerState {
     const sync = hooks.needs?.hostSync;
     const sides = hooks.needs?.sideArrays ?? [];
     return {
-      cache: this.cache,
+      cache: this.cache.of(at),
+      cacheOf: (layer) => this.cache.of(layer),
       promptTokens: this.promptTokens,
       scale: this.decoder.scale,
       ring: (layer) => this.ring(layer),
@@ -152,10 +163,12 @@ export class Sequence {
       spareRows: this.spareRows,
       record,
       apply: (layer, op) => {
-        using scope = new Scope(this.cache.context);
-        this.solo.set([this.cache]);
+        const cache = this.cache.of(layer);
+        const solo = this.solos[this.decoder.stageOf(layer)]!;
+        using scope = new Scope(cache.context);
+        solo.set([cache]);
         const rope = this.decoder.rotationFor(scope, this.promptTokens);
-        replay(this.solo, layer, plan([[op]]), { rope, probs: null });
+        replay(solo, layer, plan([[op]]), { rope, probs: null });
       },
     };
   }

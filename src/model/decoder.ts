@@ -1,16 +1,18 @@
 // The forward pass of a decoder-only transformer: layer-major prefill over packed sequences, and one decode step of a batch.
 // Knows no plugin: what happens around attention comes in as callbacks.
-import { type Batch, KvCache, type Rotation } from "../native/kv.ts";
+import type { Batch, Rotation } from "../native/kv.ts";
 import * as ops from "../native/ops.ts";
 import { Scope } from "../native/scope.ts";
 import { type Context, type Dtype, Tensor } from "../native/tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import { ropeDependsOnLength, ropeTable } from "./rope.ts";
+import { StagedCache } from "./staged-cache.ts";
+import type { Stage } from "./stages.ts";
 import type { LayerWeights, Weights } from "./weights.ts";
 
 /** A sequence of a prefill pass: `rows` tokens that start at `start` of the packed rows; its cache is empty before the pass. */
 export interface PrefillSequence {
-  cache: KvCache;
+  cache: StagedCache;
   start: number;
   rows: number;
   /** rows that a layer's storage gets beyond the prompt when it is made */
@@ -26,7 +28,7 @@ export interface PrefillHooks {
   breathe(): Promise<void>;
 }
 
-/** Buffers of a decode step for a number of sequences; made once. */
+/** Buffers of a decode step of one stage for a number of sequences; made once. */
 export interface StepBuffers {
   sequences: number;
   hidden: Tensor;
@@ -39,36 +41,54 @@ export interface StepBuffers {
   branch: Tensor;
   gateUp: Tensor;
   activated: Tensor;
+  /** of the last stage; elsewhere one element that nothing uses */
   logits: Tensor;
-  /** i32 [1, sequences]: the tokens to feed; the sampled ones after a step */
+  /** i32 [1, sequences]: in the first stage the tokens to feed, in the last the sampled ones */
   ids: Tensor;
   rope: Rotation;
 }
 
 export class Decoder {
   readonly scale: number;
-  private readonly fixedRope: Rotation;
+  /** one for each stage */
+  private readonly fixedRopes: Rotation[] = [];
 
+  /** stages: where the layers are, in order */
   constructor(
-    readonly context: Context,
+    readonly stages: readonly Stage[],
     readonly config: ModelConfig,
     readonly weights: Weights,
     readonly dtype: Dtype,
     readonly rowChunk: number,
   ) {
     this.scale = 1 / Math.sqrt(config.headDim);
-    this.fixedRope = this.rotation(1, [0]);
+    for (const { context } of stages) this.fixedRopes.push(this.rotation(context, 1, [0]));
+  }
+
+  /** of the first stage, which takes the tokens */
+  get context(): Context {
+    return this.stages[0]!.context;
+  }
+
+  /** the number of the stage that holds a layer */
+  stageOf(layer: number): number {
+    return this.stages.findIndex(({ end }) => layer < end);
+  }
+
+  /** Waits for all devices. */
+  sync(): void {
+    for (const { context } of this.stages) context.sync();
   }
 
   /** Frees what the decoder itself made; the weights are the caller's. */
   dispose(): void {
-    this.fixedRope.invFreq.dispose();
+    for (const { invFreq } of this.fixedRopes) invFreq.dispose();
   }
 
   /** an empty cache for one sequence */
-  newCache(sideArrays: number, unrotatedRows: number): KvCache {
+  newCache(sideArrays: number, unrotatedRows: number): StagedCache {
     const { layers, heads, kvHeads, headDim } = this.config;
-    return KvCache.create(this.context, {
+    return StagedCache.create(this.stages, {
       layers,
       heads,
       kvHeads,
@@ -88,23 +108,27 @@ export class Decoder {
   }
 
   /** Frequencies for sequences of these lengths: one row each. */
-  private rotation(rows: number, lengths: readonly number[]): Rotation {
+  private rotation(context: Context, rows: number, lengths: readonly number[]): Rotation {
     const tables = lengths.map((length) => ropeTable(this.config, length));
     const width = tables[0]!.invFreq.length;
     const values = new Float32Array(rows * width);
     tables.forEach((table, row) => {
       values.set(table.invFreq, row * width);
     });
-    const invFreq = Tensor.from(this.context, values, rows, width);
+    const invFreq = Tensor.from(context, values, rows, width);
     return { invFreq, interleaved: this.config.ropeInterleaved, mscale: tables[0]!.mscale };
   }
 
-  /** The rotation that applies to a sequence of `length` tokens; owned by the scope where it is its own. */
+  /** The rotation that applies to a sequence of `length` tokens on the scope's device; owned by the scope where it is its own. */
   rotationFor(scope: Scope, length: number): Rotation {
-    if (!ropeDependsOnLength(this.config)) return this.fixedRope;
-    const rope = this.rotation(1, [length]);
+    if (!ropeDependsOnLength(this.config)) return this.fixedRopes[this.stageOn(scope.context)]!;
+    const rope = this.rotation(scope.context, 1, [length]);
     scope.own(rope.invFreq);
     return rope;
+  }
+
+  private stageOn(context: Context): number {
+    return this.stages.findIndex((stage) => stage.context === context);
   }
 
   /** sliding window of a layer; 0: none */
@@ -114,7 +138,7 @@ export class Decoder {
 
   /**
    * Runs the packed prompts through all layers, a layer at a time. Returns the hidden states of all rows
-   * `[rows, hiddenSize]`, before the final norm; the scope owns them.
+   * `[rows, hiddenSize]`, before the final norm, on the last stage's device; the scope owns them.
    */
   async prefill(
     scope: Scope,
@@ -122,26 +146,48 @@ export class Decoder {
     sequences: readonly PrefillSequence[],
     hooks: PrefillHooks,
   ): Promise<Tensor> {
-    const { config, dtype, weights } = this;
-    const hidden = scope.tensor(dtype, ids.length, config.hiddenSize);
-    {
+    let hidden = Tensor.create(this.context, this.dtype, ids.length, this.config.hiddenSize);
+    try {
       using idTensor = Tensor.from(this.context, ids, 1, ids.length);
-      ops.embed(weights.embed, idTensor, hidden);
+      ops.embed(this.weights.embed, idTensor, hidden);
+      for (const stage of this.stages) {
+        if (stage.context !== hidden.context) {
+          const next = Tensor.create(stage.context, this.dtype, ids.length, this.config.hiddenSize);
+          using left = hidden;
+          hidden = next;
+          left.copyToPeer(hidden);
+        }
+        await this.prefillStage(stage, hidden, sequences, hooks);
+      }
+    } catch (error) {
+      hidden.dispose();
+      throw error;
     }
-    using inner = new Scope(this.context);
-    const rows = Math.min(this.rowChunk, ids.length);
+    return scope.own(hidden);
+  }
+
+  /** the layers of a stage, over hidden states on its device */
+  private async prefillStage(
+    stage: Stage,
+    hidden: Tensor,
+    sequences: readonly PrefillSequence[],
+    hooks: PrefillHooks,
+  ): Promise<void> {
+    const { config, dtype, weights } = this;
+    using inner = new Scope(stage.context);
+    const rows = Math.min(this.rowChunk, hidden.rows);
     const buffers: ChunkBuffers = {
       normed: inner.tensor(dtype, rows, config.hiddenSize),
       wide: inner.tensor(dtype, rows, Math.max(this.qkvColumns, 2 * config.intermediateSize)),
       activated: inner.tensor(dtype, rows, config.intermediateSize),
       branch: inner.tensor(dtype, config.sandwichNorm ? rows : 1, config.hiddenSize),
     };
-    const queries = inner.tensor(dtype, ids.length, this.queryColumns);
+    const queries = inner.tensor(dtype, hidden.rows, this.queryColumns);
     const ropes = sequences.map((sequence) => this.rotationFor(inner, sequence.rows));
 
-    for (let layer = 0; layer < config.layers; layer++) {
+    for (let layer = stage.first; layer < stage.end; layer++) {
       for (const { cache, rows, spareRows } of sequences) cache.reserve(layer, rows + spareRows);
-      for (const [from, count] of chunks(ids.length, rows)) {
+      for (const [from, count] of chunks(hidden.rows, rows)) {
         this.project(layer, hidden, queries, buffers, sequences, ropes, from, count);
         await hooks.breathe();
       }
@@ -149,13 +195,12 @@ export class Decoder {
         using q = queries.view(start, rows);
         await hooks.attend(layer, s, q);
       }
-      for (const [from, count] of chunks(ids.length, rows)) {
+      for (const [from, count] of chunks(hidden.rows, rows)) {
         this.finishLayer(weights.layers[layer]!, hidden, queries, buffers, from, count);
         await hooks.breathe();
       }
       hooks.afterLayer(layer);
     }
-    return hidden;
   }
 
   /** norm, QKV, rotation and append for rows [from, from + count) of the packed pass */
@@ -170,7 +215,7 @@ export class Decoder {
     count: number,
   ): void {
     const w = this.weights.layers[layer]!;
-    using scope = new Scope(this.context);
+    using scope = new Scope(hidden.context);
     const normed = scope.view(buffers.normed, 0, count);
     const qkv = scope.view(buffers.wide, 0, count, 0, this.qkvColumns);
     ops.rmsnorm(scope.view(hidden, from, count), w.inputNorm, this.config.normEps, normed);
@@ -182,7 +227,7 @@ export class Decoder {
       if (first >= end) return;
       const part = scope.view(qkv, first - from, end - first);
       const q = scope.view(queries, first, end - first);
-      ops.ropeAppend(cache, layer, first - start, part, q, ropes[s]!);
+      ops.ropeAppend(cache.of(layer), layer, first - start, part, q, ropes[s]!);
     });
   }
 
@@ -207,7 +252,7 @@ export class Decoder {
     from: number,
     count: number,
   ): void {
-    using scope = new Scope(this.context);
+    using scope = new Scope(hidden.context);
     this.mix(w, {
       hidden: scope.view(hidden, from, count),
       attended: scope.view(attended, from, count),
@@ -251,11 +296,15 @@ export class Decoder {
     ops.linear(normed, this.weights.lmHead, null, logits);
   }
 
-  stepBuffers(scope: Scope, sequences: number): StepBuffers {
+  /** of a stage, on its device */
+  stepBuffers(scope: Scope, stage: number, sequences: number): StepBuffers {
     const { config, dtype } = this;
     const qkv = scope.tensor(dtype, sequences, this.qkvColumns);
-    const rope = ropeDependsOnLength(config) ? this.rotation(sequences, new Array(sequences).fill(0)) : this.fixedRope;
-    if (rope !== this.fixedRope) scope.own(rope.invFreq);
+    const fixed = this.fixedRopes[stage]!;
+    const own = ropeDependsOnLength(config);
+    const rope = own ? this.rotation(scope.context, sequences, new Array(sequences).fill(0)) : fixed;
+    if (own) scope.own(rope.invFreq);
+    const last = stage + 1 === this.stages.length;
     return {
       sequences,
       hidden: scope.tensor(dtype, sequences, config.hiddenSize),
@@ -266,7 +315,7 @@ export class Decoder {
       branch: scope.tensor(dtype, sequences, config.hiddenSize),
       gateUp: scope.tensor(dtype, sequences, 2 * config.intermediateSize),
       activated: scope.tensor(dtype, sequences, config.intermediateSize),
-      logits: scope.tensor("float32", sequences, config.vocabSize),
+      logits: last ? scope.tensor("float32", sequences, config.vocabSize) : scope.tensor("float32", 1, 1),
       ids: scope.tensor("int32", 1, sequences),
       rope,
     };
@@ -274,7 +323,7 @@ export class Decoder {
 
   /** Frequencies that depend on the length follow the sequences' lengths (dynamic NTK, longrope). */
   updateRope(buffers: StepBuffers, lengthsNow: () => readonly number[]): void {
-    if (buffers.rope === this.fixedRope) return;
+    if (!ropeDependsOnLength(this.config)) return;
     const lengths = lengthsNow();
     const width = buffers.rope.invFreq.columns;
     const values = new Float32Array(lengths.length * width);
@@ -284,11 +333,21 @@ export class Decoder {
     buffers.rope.invFreq.upload(values);
   }
 
-  /** One token of every sequence of the batch: from `ids` to logits. `afterAttention` queues what follows a layer's attention. */
-  step(batch: Batch, b: StepBuffers, probs: Tensor | null, afterAttention: (layer: number) => void): void {
+  /**
+   * One token of every sequence of the batch through a stage: from `ids`, in later stages from `hidden`, to `hidden`, in the
+   * last one to logits. `afterAttention` queues what follows a layer's attention.
+   */
+  step(
+    stage: number,
+    batch: Batch,
+    b: StepBuffers,
+    probs: Tensor | null,
+    afterAttention: (layer: number) => void,
+  ): void {
     const { config, weights } = this;
-    ops.embed(weights.embed, b.ids, b.hidden);
-    for (let layer = 0; layer < config.layers; layer++) {
+    const { first, end } = this.stages[stage]!;
+    if (stage === 0) ops.embed(weights.embed, b.ids, b.hidden);
+    for (let layer = first; layer < end; layer++) {
       const w = weights.layers[layer]!;
       ops.rmsnorm(b.hidden, w.inputNorm, config.normEps, b.normed);
       ops.linear(b.normed, w.qkv, w.qkvBias ?? null, b.qkv);
@@ -298,7 +357,7 @@ export class Decoder {
       afterAttention(layer);
       this.mix(w, b);
     }
-    this.logits(b.hidden, b.normed, b.logits);
+    if (stage + 1 === this.stages.length) this.logits(b.hidden, b.normed, b.logits);
   }
 }
 

@@ -1,10 +1,11 @@
 // The decoder's weights on the device: streamed from the mapped files of a checkpoint, or random for a model given as shape only.
 import { KvaError } from "../native/error.ts";
 import { Scope } from "../native/scope.ts";
-import { type Context, MappedFile, type Tensor } from "../native/tensor.ts";
+import { Context, MappedFile, Tensor } from "../native/tensor.ts";
 import type { FloatDtype, ModelConfig } from "./config.ts";
 import { type LayerPlan, type Part, planWeights, type Target, targets } from "./plan.ts";
 import { readCheckpoint, type StoredTensor } from "./safetensors.ts";
+import { type Stage, wholeOn } from "./stages.ts";
 
 /** Weights of a layer, in the run's type; shapes as in LayerPlan. */
 export type LayerWeights = { [K in keyof LayerPlan]: Tensor };
@@ -15,35 +16,48 @@ export interface Weights {
   layers: readonly LayerWeights[];
   /** [1, hiddenSize] */
   finalNorm: Tensor;
-  /** [vocabSize, hiddenSize]; `embed` itself where the embeddings are tied */
+  /** [vocabSize, hiddenSize]; where the embeddings are tied `embed` itself, or its copy on the last of several devices */
   lmHead: Tensor;
   dispose(): void;
 }
 
 const fileDtypes: Readonly<Record<string, FloatDtype>> = { BF16: "bfloat16", F16: "float16", F32: "float32" };
 
-/** Makes and fills every tensor of the model; frees them all where one fails. */
+/** Where weights go: a context takes the whole model. */
+export type Place = Context | readonly Stage[];
+
+/** Makes and fills every tensor of the model, each on the device of its layer; frees them all where one fails. */
 function build(
-  context: Context,
+  place: Place,
   config: ModelConfig,
   dtype: FloatDtype,
   fill: (tensor: Tensor, target: Target) => void,
 ): Weights {
+  const stages = place instanceof Context ? wholeOn(place, config) : place;
   const plan = planWeights(config);
-  const scope = new Scope(context);
-  const make = (target: Target): Tensor => {
-    const tensor = scope.tensor(dtype, target.rows, target.columns, "weights");
+  const [first, last] = [stages[0]!.context, stages.at(-1)!.context];
+  const scope = new Scope(first);
+  const make = (context: Context, target: Target): Tensor => {
+    const tensor = scope.own(Tensor.create(context, dtype, target.rows, target.columns, "weights"));
     fill(tensor, target);
     return tensor;
   };
+  const makeLayer = (context: Context, layer: LayerPlan): LayerWeights => {
+    const made = Object.entries(layer).map(([key, target]) => [key, make(context, target as Target)]);
+    return Object.fromEntries(made) as LayerWeights;
+  };
+  const copy = (tensor: Tensor): Tensor => {
+    const there = scope.own(Tensor.create(last, dtype, tensor.rows, tensor.columns, "weights"));
+    tensor.copyToPeer(there);
+    return there;
+  };
   try {
-    const embed = make(plan.embed);
-    const layers = plan.layers.map((layer) => {
-      const made = Object.entries(layer).map(([key, target]) => [key, make(target as Target)]);
-      return Object.fromEntries(made) as LayerWeights;
-    });
-    const finalNorm = make(plan.finalNorm);
-    const lmHead = plan.lmHead ? make(plan.lmHead) : embed;
+    const embed = make(first, plan.embed);
+    const layers = stages.flatMap(({ context, first, end }) =>
+      plan.layers.slice(first, end).map((layer) => makeLayer(context, layer)),
+    );
+    const finalNorm = make(last, plan.finalNorm);
+    const lmHead = plan.lmHead ? make(last, plan.lmHead) : last === first ? embed : copy(embed);
     return { embed, layers, finalNorm, lmHead, dispose: () => scope.dispose() };
   } catch (error) {
     scope.dispose();
@@ -52,17 +66,17 @@ function build(
 }
 
 /** The checkpoint in `dir`, converted to `dtype`. Every name and shape is checked before anything is allocated. */
-export function loadWeights(context: Context, config: ModelConfig, dir: string, dtype: FloatDtype): Weights {
+export function loadWeights(place: Place, config: ModelConfig, dir: string, dtype: FloatDtype): Weights {
   const stored = readCheckpoint(dir);
   checkTensors(stored, config, dir);
   const maps = new Map<string, MappedFile>();
   const open = (file: string): MappedFile => {
-    const map = maps.get(file) ?? MappedFile.open(context, file);
+    const map = maps.get(file) ?? MappedFile.open(firstOf(place), file);
     maps.set(file, map);
     return map;
   };
   try {
-    return build(context, config, dtype, (tensor, target) => {
+    return build(place, config, dtype, (tensor, target) => {
       for (const part of target.parts) {
         const { file, offset, dtype: fileDtype } = stored.get(part.name)!;
         using place = placeOf(tensor, target, part);
@@ -74,6 +88,8 @@ export function loadWeights(context: Context, config: ModelConfig, dir: string, 
     for (const map of maps.values()) map.close();
   }
 }
+
+const firstOf = (place: Place): Context => (place instanceof Context ? place : place[0]!.context);
 
 function placeOf(tensor: Tensor, target: Target, { at, shape }: Part): Tensor {
   return target.kind === "matrix" ? tensor.view(at, shape[0]!) : tensor.view(0, 1, at, shape[0]!);
@@ -132,14 +148,14 @@ const smallDeviation = 0.02;
 
 /** Normal weights from the seed, norms of 1: for speed runs of a shape, and for checks. */
 export function randomWeights(
-  context: Context,
+  place: Place,
   config: ModelConfig,
   dtype: FloatDtype,
   seed: number,
   deviation = smallDeviation,
 ): Weights {
   let key = seed >>> 0;
-  return build(context, config, dtype, (tensor, { kind }) => {
+  return build(place, config, dtype, (tensor, { kind }) => {
     if (kind === "norm") return tensor.fill(1);
     key = (key + 0x9e3779b9) >>> 0;
     tensor.randomize("normal", key, deviation);

@@ -33,12 +33,15 @@ export class KvCache {
     readonly shape: CacheShape,
   ) {}
 
-  static create(context: Context, shape: CacheShape): KvCache {
+  /** layers [first, end) may hold rows; the others are on other devices */
+  static create(context: Context, shape: CacheShape, first = 0, end = shape.layers): KvCache {
     const { library } = context;
     const pointer = made(library, (out) =>
-      library.native.kva_kv_create(
+      library.native.kva_kv_create_part(
         context.pointer,
         shape.layers,
+        first,
+        end - first,
         shape.heads,
         shape.kvHeads,
         shape.headDim,

@@ -20,6 +20,11 @@ export class Scope {
     return this.own(Tensor.create(this.context, dtype, rows, columns, kind));
   }
 
+  /** This scope for things of another context: they are freed with it. */
+  on(context: Context): Scope {
+    return context === this.context ? this : this.own(new Scope(context));
+  }
+
   ints(values: Int32Array): Tensor {
     return this.own(Tensor.from(this.context, values, 1, values.length));
   }

@@ -100,4 +100,6 @@ export const symbols = {
   kva_kv_drop_pooled: status("ptr", "i32", "i32", "i32", "ptr", "i32", "i32", "i32"),
   kva_kv_merge_oldest: status("ptr", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "u32"),
   kva_divide_ramp: status("ptr", "f32", "f32", "ptr"),
+
+  kva_kv_create_part: status("ptr", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "ptr"),
 } as const;

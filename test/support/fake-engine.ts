@@ -78,6 +78,7 @@ async function receive(message: ToEngine): Promise<void> {
           weightBytes: 0,
           cacheBytesPerToken: 100,
           loadMs: 1,
+          stages: [],
         },
       });
     case "generate":

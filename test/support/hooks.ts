@@ -96,6 +96,7 @@ function stateOf(
   const sync = hooks.needs?.hostSync;
   return {
     cache,
+    cacheOf: () => cache,
     promptTokens: queries.rows,
     scale: scaleOf(shape.headDim),
     ring: () => ring,

@@ -1,0 +1,116 @@
+// The decode steps of one stage: its batch, its buffers, and the graph that its layers are captured in.
+import type { Decoder, StepBuffers } from "../model/decoder.ts";
+import { Graph } from "../native/graph.ts";
+import { Batch } from "../native/kv.ts";
+import { Scope } from "../native/scope.ts";
+import { type Context, Tensor } from "../native/tensor.ts";
+import { type Launch, replay } from "./recorded.ts";
+import type { Sequence } from "./sequence.ts";
+
+/** The probabilities' buffer grows by so many columns at a time. */
+const PROBS_STEP = 1024;
+
+export class DecodeStage {
+  readonly batch: Batch;
+  private readonly context: Context;
+  private readonly buffers = new Map<number, { scope: Scope; step: StepBuffers }>();
+  private members: readonly Sequence[] = [];
+  /** fp32 `[members * kvHeads, columns]`: probabilities of the current query, where a method needs them */
+  private probs: Tensor | null = null;
+  private graph: Graph | null = null;
+  /** of the batch's storage, at the step being prepared */
+  private generation = -1;
+  /** the one that the last eager step ran with; -1: none since the members changed */
+  private eagerGeneration = -1;
+  private graphGeneration = -1;
+
+  constructor(
+    private readonly decoder: Decoder,
+    private readonly stage: number,
+    maxSequences: number,
+  ) {
+    this.context = decoder.stages[stage]!.context;
+    this.batch = Batch.create(this.context, maxSequences);
+  }
+
+  setMembers(members: readonly Sequence[]): void {
+    this.dropGraph();
+    this.members = members;
+    this.batch.set(members.map(({ cache }) => cache.parts[this.stage]!));
+    this.eagerGeneration = -1;
+  }
+
+  /** Buffers for the current number of members; made once per number. */
+  get step(): StepBuffers {
+    const count = this.members.length;
+    let made = this.buffers.get(count);
+    if (!made) {
+      const scope = new Scope(this.context);
+      try {
+        made = { scope, step: this.decoder.stepBuffers(scope, this.stage, count) };
+      } catch (error) {
+        scope.dispose();
+        throw error;
+      }
+      this.buffers.set(count, made);
+    }
+    return made.step;
+  }
+
+  /** Room for the rows of the next step. */
+  prepare(): void {
+    this.generation = this.batch.reserve(1);
+    this.decoder.updateRope(this.step, () => this.members.map(({ cache }) => cache.info().position + 1));
+    this.fitProbs();
+  }
+
+  /** Queues the layers of the stage with their recorded ops, then `after`: as a graph once an eager step ran with this storage. */
+  run(launches: readonly Launch[][], graphs: boolean, after: () => void): void {
+    if (this.graph && this.graphGeneration !== this.generation) this.dropGraph();
+    if (!this.graph && graphs && this.eagerGeneration === this.generation) {
+      this.graph = Graph.capture(this.context, () => this.queue(launches, after));
+      this.graphGeneration = this.generation;
+    }
+    if (this.graph) {
+      this.graph.launch();
+      return;
+    }
+    this.queue(launches, after);
+    this.eagerGeneration = this.generation;
+  }
+
+  private queue(launches: readonly Launch[][], after: () => void): void {
+    const { probs, step, batch } = this;
+    this.decoder.step(this.stage, batch, step, probs, (layer) => {
+      replay(batch, layer, launches[layer]!, { rope: step.rope, probs });
+    });
+    batch.advance();
+    after();
+  }
+
+  /** The probabilities' buffer holds a column for every row that a head may have in this step. */
+  private fitProbs(): void {
+    if (!this.members.some((sequence) => sequence.needs.decodeProbs)) return;
+    const rows = Math.max(...this.members.map(({ cache }) => cache.parts[this.stage]!.info().longestRows)) + 1;
+    const heads = this.members.length * this.decoder.config.kvHeads;
+    if (this.probs && this.probs.columns >= rows && this.probs.rows === heads) return;
+    this.dropGraph();
+    this.probs?.dispose();
+    this.probs = null;
+    const columns = Math.ceil((rows + 1) / PROBS_STEP) * PROBS_STEP;
+    this.probs = Tensor.create(this.context, "float32", heads, columns, "scratch");
+  }
+
+  private dropGraph(): void {
+    this.graph?.dispose();
+    this.graph = null;
+    this.graphGeneration = -1;
+  }
+
+  dispose(): void {
+    this.dropGraph();
+    this.probs?.dispose();
+    for (const { scope } of this.buffers.values()) scope.dispose();
+    this.batch.dispose();
+  }
+}
