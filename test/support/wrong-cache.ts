@@ -20,6 +20,11 @@ export const wrongCache: Wrong[] = [
     ({ native, c, slot }) => native.kva_kv_create(c, 1, 4, 2, 64, 0, 0, -1, slot),
     /-1/,
   ],
+  [
+    "kv_create_part: layers beyond the last",
+    ({ native, c, slot }) => native.kva_kv_create_part(c, 4, 3, 2, 4, 2, 64, 0, 0, 0, slot),
+    /layers \[3, 5\) must be some of the 4/,
+  ],
   ["kv_reserve: rows below 0", ({ native, kv }) => native.kva_kv_reserve(kv, 0, -1), /-1/],
   ["kv_reserve: no such layer", ({ native, kv }) => native.kva_kv_reserve(kv, -2, 1), /layer is -2/],
   ["kv_lengths: no such layer", ({ native, kv, ints }) => native.kva_kv_lengths(kv, 2, ints), /layer is 2/],
