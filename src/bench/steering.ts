@@ -43,9 +43,10 @@ export class Steering {
     this.gate = undefined;
   }
 
-  /** What is left of the cell is not run in this start. */
-  skip(cell: string): void {
-    this.skipped.add(cell);
+  /** What is left of the cell is not run in this start; false where that was said before. */
+  skip(cell: string): boolean {
+    const before = this.skipped.size;
+    return this.skipped.add(cell).size > before;
   }
 
   skips(task: Task): boolean {

@@ -1,8 +1,7 @@
 // From the words of the command line to an exit code: 0 ok, 1 a run or a row failed, 2 bad usage, 130 interrupted.
 import { KvaError } from "../native/error.ts";
 import { readArguments } from "./argv.ts";
-import { Interrupted } from "./interrupt.ts";
-import { makeProgram, Shown } from "./program.ts";
+import { Interrupted, Shown } from "./interrupt.ts";
 
 export async function runMain(words: readonly string[]): Promise<number> {
   // A reader that closes early, as in `accel methods | head`, is not an error.
@@ -15,6 +14,7 @@ export async function runMain(words: readonly string[]): Promise<number> {
     const { argv, notices } = readArguments(words);
     for (const notice of notices) console.error(notice);
     if (argv.length === 0) return await withoutWords();
+    const { makeProgram } = await import("./program.ts");
     await makeProgram().parseAsync(implied(argv), { from: "user" });
     return Number(process.exitCode ?? 0);
   } catch (error) {

@@ -25,6 +25,7 @@ export interface RunReport {
   /** rows with an error, out of memory not counted */
   failed: number;
   context: TableContext;
+  dtype: string;
 }
 
 export interface Watcher {
@@ -70,7 +71,7 @@ export async function execute(settings: Settings, watcher: Watcher = {}, control
     await writing;
     const { cells, results } = await write(outcome.wallMs);
     const failed = cells.cost.reduce((sum, cell) => sum + cell.errors, 0);
-    return { path, cells, results, outcome, failed, context: tableContext(settings, run) };
+    return { path, cells, results, outcome, failed, context: tableContext(settings, run), dtype: run.dtype };
   } finally {
     await directory.close();
   }
@@ -98,7 +99,7 @@ function manifest(settings: Settings, run: PreparedRun, infos: EngineInfo[]): Re
 }
 
 /** A benchmark file that runs the same thing again. */
-function effectiveConfig(settings: Settings): string {
+export function effectiveConfig(settings: Settings): string {
   const { fresh: _fresh, output: _output, set: _set, ...config } = settings.config;
   const set = mergedSets(settings.sets);
   return stringify({ ...config, batch_size: settings.batches[0], ...(Object.keys(set).length > 0 ? { set } : {}) });

@@ -8,6 +8,9 @@ export class Interrupted extends Error {
   }
 }
 
+/** Help or the version was shown: nothing is left to do. */
+export class Shown extends Error {}
+
 export interface Interrupts {
   stop: AbortSignal;
   abort: AbortSignal;

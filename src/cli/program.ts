@@ -3,6 +3,7 @@ import { Command, type CommanderError, type Option } from "commander";
 import packageJson from "../../package.json" with { type: "json" };
 import { KvaError } from "../native/error.ts";
 import { suggestion } from "../plugin/nearest.ts";
+import { Shown } from "./interrupt.ts";
 import {
   engineOptions,
   formatOption,
@@ -13,9 +14,6 @@ import {
   whole,
   wholes,
 } from "./options.ts";
-
-/** Ends parsing without an error: help or version was printed. */
-export class Shown extends Error {}
 
 export function makeProgram(): Command {
   const program = prepared(new Command("accel"))

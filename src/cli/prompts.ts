@@ -1,6 +1,17 @@
 // Draws the wizard's questions with @clack/prompts on any terminal and reads the answers: one conversation, from start to flags.
 import { styleText } from "node:util";
-import { intro, isCancel, multiselect, note, outro, path, S_BAR, select, text } from "@clack/prompts";
+import {
+  autocompleteMultiselect,
+  intro,
+  isCancel,
+  multiselect,
+  note,
+  outro,
+  path,
+  S_BAR,
+  select,
+  text,
+} from "@clack/prompts";
 import { askMethods } from "./method-prompt.ts";
 import { wrap } from "./methods-text.ts";
 import { Screen, type Terminal, watchEscape } from "./screen.ts";
@@ -44,6 +55,9 @@ async function ask(
   }
 }
 
+/** Lists longer than this can be searched by typing. */
+const searchFrom = 15;
+
 /** A list of which the answer is asked again until it does. */
 async function askMany(
   question: Extract<Question, { kind: "many" }>,
@@ -55,14 +69,8 @@ async function askMany(
   let message = question.message;
   for (;;) {
     const options = question.choices;
-    const answer = await multiselect({
-      message,
-      options,
-      initialValues,
-      required: question.required,
-      input,
-      output: screen,
-    });
+    const asked = { message, options, initialValues, required: question.required, input, output: screen };
+    const answer = await (options.length > searchFrom ? autocompleteMultiselect(asked) : multiselect(asked));
     if (isCancel(answer)) return answer;
     const wrong = problem(question, answer);
     if (wrong === undefined) return answer;
@@ -108,11 +116,13 @@ export async function runWizard(
   intro("kvaccel  (enter: on, esc: back, ctrl-c: end)", { output: screen });
   let state: WizardState = begin(facts, remembered);
   const starts: number[] = [];
+  let saved: string | undefined;
   try {
     for (;;) {
       const question = nextQuestion(state);
       if (question === undefined) throw new Error("the summary is the last question");
       starts[state.trail.length] = screen.row;
+      if (saved !== undefined && question.kind === "one") question.note?.lines.unshift(saved, "");
       const keys = watchEscape(terminal.input);
       const answer = await ask(question, facts, screen, terminal.input).finally(() => keys.close());
       if (isCancel(answer) ? keys.escaped() : question.id === "start" && answer === "back") {
@@ -123,7 +133,15 @@ export async function runWizard(
         continue;
       }
       if (typeof answer === "symbol") return cancelled(screen);
-      if (question.id === "start") return finished(state, answer, screen);
+      if (question.id === "start") {
+        if (answer !== "save") return finished(state, answer, screen);
+        const name = await askName(state, screen, terminal.input);
+        screen.rewind(starts[state.trail.length]!);
+        if (typeof name === "string") saved = saveText(name, facts.saveSetup!(name, flagsOf(state)));
+        continue;
+      }
+      await facts.ready;
+      saved = undefined;
       state = answered(state, question, answer);
     }
   } finally {
@@ -131,13 +149,22 @@ export async function runWizard(
   }
 }
 
+/** The name of a setup; a symbol where it was left. */
+async function askName({ facts }: WizardState, screen: Screen, input: Terminal["input"]): Promise<string | symbol> {
+  const validate = (name: string | undefined): string | undefined => facts.setupNameProblem?.(name ?? "");
+  return text({ message: "Name of the setup", placeholder: "my-setup", validate, input, output: screen });
+}
+
+const saveText = (name: string, file: string): string =>
+  `saved as ${name} (${file}); accel run --cfg_path ${name} runs it`;
+
 function cancelled(screen: Screen): WizardOutcome {
   outro("ended, nothing was run", { output: screen });
   return { end: "cancelled" };
 }
 
 function finished(state: WizardState, answer: Answer, screen: Screen): WizardOutcome {
-  const { answers } = state;
+  const { from: _from, ...answers } = state.answers;
   if (answer === "no") {
     outro("ended, nothing was run; the answers are kept for the next time", { output: screen });
     return { end: "declined", answers };

@@ -9,6 +9,7 @@ import { type Keys, listenForKeys } from "./keys.ts";
 import { colourOn, renderTables } from "./output.ts";
 import { type RunFlags, readSettings, type Settings } from "./settings.ts";
 import { watchPlugins } from "./watch.ts";
+import { rememberSpeed, speedKey } from "./wizard-memory.ts";
 
 export async function run(flags: RunFlags): Promise<void> {
   const settings = readSettings(flags);
@@ -48,6 +49,7 @@ export async function run(flags: RunFlags): Promise<void> {
       { stop: interrupts.stop, abort: interrupts.abort, steering },
     );
     live?.end();
+    noteSpeed(report, settings);
     print(report, settings);
     finish(report, watching);
   } finally {
@@ -71,11 +73,24 @@ function keyActions(
   const skip = redrawn(() => {
     for (const { tasks } of live()?.state.doing.values() ?? []) {
       const { method, sample } = tasks[0]!;
+      if (!steering.skip(cellName(tasks[0]!))) continue;
       live()?.say(`${method.label}, ${sample.length ?? "all lengths"}: skipped after the sample that runs`);
-      steering.skip(cellName(tasks[0]!));
     }
   });
   return { p: pause, " ": pause, s: skip, q: interrupts.request, "\x03": interrupts.request };
+}
+
+/** For the wizard's next estimate: what a prompt token took, decode included. */
+function noteSpeed({ cells, outcome, dtype }: RunReport, { config }: Settings): void {
+  const device = outcome.infos[0];
+  const first = cells.cost.filter((cell) => cell.batch === cells.batches[0] && cell.ttftMs !== null);
+  const tokens = first.reduce((sum, cell) => sum + cell.n * (cell.length ?? 0), 0);
+  const ms = first.reduce((sum, { n, ttftMs, msPerToken, steps }) => {
+    return sum + n * (ttftMs!.median + steps * (msPerToken?.median ?? 0));
+  }, 0);
+  if (device === undefined || tokens === 0 || config.model_path === undefined) return;
+  const key = speedKey(config.model_path, device.backend, dtype);
+  rememberSpeed(key, ms / tokens);
 }
 
 function print(report: RunReport, { output }: Settings): void {

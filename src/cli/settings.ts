@@ -9,6 +9,7 @@ import { match, suggestion } from "../plugin/nearest.ts";
 import type { Sets } from "../plugin/sets.ts";
 import type { EngineFlags, MethodFlags, SamplingFlags } from "./options.ts";
 import type { TableFormat } from "./output.ts";
+import { setupNames, setupPath } from "./setups.ts";
 
 const benchmarkFolder = join(import.meta.dir, "..", "..", "benchmarks");
 
@@ -51,15 +52,18 @@ export interface Settings {
   output: TableFormat;
 }
 
-/** A benchmark file by path, or by its name in benchmarks/. */
+/** A benchmark file by path, or by its name in benchmarks/ or among the setups that the wizard saved. */
 export function benchmarkPath(written: string): string {
   if (existsSync(written) && statSync(written).isFile()) return written;
-  const names = benchmarkNames();
-  const name = match(written, names);
+  const own = benchmarkNames();
+  const name = match(written, own);
   if (name !== undefined) return join(benchmarkFolder, `${name}.yaml`);
+  const setup = match(written, setupNames());
+  if (setup !== undefined) return setupPath(setup);
+  const names = [...own, ...setupNames()];
   throw new KvaError(
     "usage",
-    `--cfg_path ${written}: there is no such file, and no benchmark of that name; ${suggestion(written, names)}`,
+    `--cfg_path ${written}: there is no such file, and no benchmark or setup of that name; ${suggestion(written, names)}`,
   );
 }
 

@@ -26,6 +26,38 @@ export function modelOf(facts: WizardFacts, given: Answers): ModelFacts {
   return facts.readModel(modelPath(given));
 }
 
+const lastRun = "last";
+const newRun = "new";
+
+/** Where there are earlier answers or named setups: what to start from. */
+export function fromQuestion(facts: WizardFacts, before: Answers): Question | undefined {
+  const remembered = [before.methods ?? []].flat();
+  const known = before.model !== undefined;
+  if (!known && facts.setups.length === 0) return undefined;
+  const methods = remembered.length > 0 ? remembered.join(", ") : "Full";
+  const last = {
+    value: lastRun,
+    label: "as last time",
+    hint: `${methods} · ${before.benchmark} · ${modelPath(before)}`,
+  };
+  const choices = [
+    ...(known ? [last] : []),
+    {
+      value: newRun,
+      label: "question by question",
+      hint: known ? "starting from the last answers" : "from the beginning",
+    },
+    ...facts.setups,
+  ];
+  return { kind: "one", id: "from", message: "Start", choices, initial: choices[0]!.value };
+}
+
+/** The answers that a choice of `fromQuestion` gives to the questions after it; undefined: they are asked. */
+export function answersFrom(facts: WizardFacts, choice: Answer, before: Answers): Answers | undefined {
+  if (choice === newRun) return undefined;
+  return choice === lastRun ? before : facts.readSetup?.(String(choice));
+}
+
 export function* setupQuestions(facts: WizardFacts, given: Answers, before: Answers): Generator<Question> {
   yield {
     kind: "one",
@@ -41,7 +73,8 @@ export function* setupQuestions(facts: WizardFacts, given: Answers, before: Answ
   }
   yield deviceQuestion(facts, before);
   const devices = [given.device ?? []].flat();
-  if (facts.devices.some((device) => device.gpu && devices.includes(device.value))) yield copiesQuestion(before);
+  const gpus = facts.devices.filter((device) => device.gpu && devices.includes(device.value));
+  if (gpus.length > 0) yield copiesQuestion(before);
   if (given.device !== undefined) yield dtypeQuestion(facts, given, before);
 }
 
@@ -121,7 +154,7 @@ export function benchmarkOf(facts: WizardFacts, given: Answers): BenchmarkChoice
 }
 
 /** Lengths and samples are remembered for each benchmark. */
-export function stepOf(benchmark: BenchmarkChoice, key: "length" | "num_samples"): string {
+export function stepOf(benchmark: Pick<BenchmarkChoice, "value">, key: "length" | "num_samples"): string {
   return `${benchmark.value}.${key}`;
 }
 

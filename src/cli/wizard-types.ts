@@ -49,17 +49,28 @@ export interface BenchmarkChoice extends Choice {
   /** empty: the benchmark has none */
   lengths: number[];
   samples: number;
+  tasks?: number;
 }
 
 export interface WizardFacts {
   models: ModelChoice[];
   devices: DeviceChoice[];
   benchmarks: BenchmarkChoice[];
+  /** named setups, saved before */
+  setups: Choice[];
   registry: Registry;
+  /** the facts beside `models` and `setups` are there; the first question does not wait for them */
+  ready?: Promise<void>;
   /** reads a model's config.json; throws KvaError */
   readModel(modelPath: string): ModelFacts;
   /** reads a benchmark file; throws KvaError */
   readBenchmark(path: string): BenchmarkChoice;
+  /** the answers that a named setup stands for; throws KvaError */
+  readSetup?(name: string): Record<string, Answer>;
+  /** saves the flags as a setup; the result is its file */
+  saveSetup?(name: string, flags: WizardFlags): string;
+  /** a sentence where a setup cannot have this name */
+  setupNameProblem?(name: string): string | undefined;
   /** lines for the summary: what fits, how long it takes */
   estimate?(flags: WizardFlags): string[];
 }

@@ -3,8 +3,10 @@ import { dirname } from "node:path";
 import { ownPlugins } from "../plugin/loader.ts";
 import { methodsRun, methodTexts, paramQuestions, setTexts } from "./wizard-params.ts";
 import {
+  answersFrom,
   benchmarkOf,
   compositionQuestion,
+  fromQuestion,
   modelOf,
   modelPath,
   runQuestions,
@@ -21,17 +23,21 @@ export interface WizardState {
   answers: Readonly<Record<string, Answer>>;
   /** steps answered, in order */
   trail: readonly string[];
+  /** the answers of an earlier conversation */
+  remembered: Readonly<Record<string, Answer>>;
 }
 
 /** A conversation from its start; `remembered` are the answers of an earlier one. */
 export function begin(facts: WizardFacts, remembered: Readonly<Record<string, Answer>> = {}): WizardState {
-  return { facts, answers: remembered, trail: [] };
+  return { facts, answers: remembered, trail: [], remembered };
 }
 
 /** Questions in their order, made when they are reached: what follows depends on the answers before. */
-function* questions({ facts, answers, trail }: WizardState): Generator<Question> {
+function* questions({ facts, answers, trail, remembered }: WizardState): Generator<Question> {
   // answers beyond the trail are only initial values: they must not decide which questions come
   const given = Object.fromEntries(trail.map((id) => [id, answers[id]!]));
+  const from = fromQuestion(facts, remembered);
+  if (from !== undefined) yield from;
   yield* setupQuestions(facts, given, answers);
   const { family } = modelOf(facts, given).info;
   yield { kind: "methods", id: "methods", message: "Methods, beside Full", family, initial: list(answers.methods) };
@@ -39,7 +45,7 @@ function* questions({ facts, answers, trail }: WizardState): Generator<Question>
   if (composition !== undefined) yield composition;
   yield* paramQuestions(facts, given, answers);
   yield* runQuestions(facts, given, answers);
-  yield summaryQuestion({ facts, answers, trail });
+  yield summaryQuestion({ facts, answers, trail, remembered });
 }
 
 const list = (answer: Answer | undefined): string[] => (Array.isArray(answer) ? answer : []);
@@ -51,6 +57,7 @@ function summaryQuestion(state: WizardState): Question {
   });
   const choices = [
     { value: "yes", label: "Start the run" },
+    ...(state.facts.saveSetup ? [{ value: "save", label: "Save as a named setup", hint: "and come back here" }] : []),
     { value: "back", label: "Go back", hint: "Esc does the same at every question" },
     { value: "no", label: "End without a run" },
   ];
@@ -59,7 +66,7 @@ function summaryQuestion(state: WizardState): Question {
     id: "start",
     message: wrong === undefined ? "Start?" : "This cannot run:",
     note: { title: "Summary", lines: wrong === undefined ? lines : [wrong] },
-    choices: wrong === undefined ? choices : choices.slice(1),
+    choices: wrong === undefined ? choices : choices.filter(({ value }) => value === "back" || value === "no"),
   };
 }
 
@@ -85,11 +92,34 @@ export function problem(question: Question, answer: Answer): string | undefined 
 
 /** The state after an answer to `nextQuestion(state)`. */
 export function answered(state: WizardState, question: Question, answer: Answer): WizardState {
-  return {
+  const next = {
     ...state,
     answers: { ...state.answers, [question.id]: answer },
     trail: [...state.trail, question.id],
   };
+  if (question.id !== "from") return next;
+  const known = answersFrom(state.facts, answer, state.remembered);
+  return known === undefined ? next : replayed({ ...next, answers: { ...next.answers, ...known } }, known);
+}
+
+/** Takes known answers for the questions to come, up to the summary or to the first that has none or a wrong one. */
+function replayed(state: WizardState, known: Readonly<Record<string, Answer>>): WizardState {
+  for (let now = state; ; ) {
+    const question = nextQuestion(now);
+    const answer = question && known[question.id];
+    if (question === undefined || question.id === "start" || answer === undefined) return now;
+    if (problem(question, answer) !== undefined || !offered(question, answer)) return now;
+    now = answered(now, question, answer);
+  }
+}
+
+/** Whether an earlier answer is still among the choices. */
+function offered(question: Question, answer: Answer): boolean {
+  if (question.kind !== "one" && question.kind !== "many") return true;
+  const values = question.choices.map((choice) => choice.value);
+  return (
+    [answer].flat().every((value) => values.includes(value)) && (question.kind === "one") === !Array.isArray(answer)
+  );
 }
 
 /** One question back; undefined at the first. */

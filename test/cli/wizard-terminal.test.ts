@@ -1,6 +1,7 @@
 // The wizard on a terminal of 80 columns: keys in, screen out; back, cancel, and plugin files that come while it waits.
 import { afterAll, beforeEach, expect, test } from "bun:test";
 import { runWizard, type WizardOutcome } from "../../src/cli/prompts.ts";
+import type { WizardFlags } from "../../src/cli/wizard-types.ts";
 import { loadPlugins, type Registry } from "../../src/plugin/loader.ts";
 import { PluginFolder, pluginText } from "../support/plugin-files.ts";
 import { FakeTerminal } from "../support/terminal.ts";
@@ -126,6 +127,75 @@ test("Go back at the summary returns to the samples; End keeps the answers", asy
   await terminal.shows("Start?");
   await terminal.press("down down enter");
   expect(await ending).toMatchObject({ end: "declined", answers: { methods: ["Snap"], "quick.num_samples": "2" } });
+});
+
+test("a setup is saved from the summary under a checked name; Esc there comes back to it", async () => {
+  await terminal.press("ctrl-c");
+  await ending;
+  terminal = new FakeTerminal(80);
+  const saved: [string, WizardFlags][] = [];
+  const saveSetup = (name: string, flags: WizardFlags) => {
+    saved.push([name, flags]);
+    return `/setups/${name}.yaml`;
+  };
+  const setupNameProblem = (name: string) => (/^\w+$/.test(name) ? undefined : "no such name");
+  ending = runWizard(wizardFacts(registry, { saveSetup, setupNameProblem }), terminal);
+  await toSummary();
+  await terminal.press("down enter");
+  await terminal.shows("Name of the setup");
+  await terminal.press("esc");
+  await terminal.shows("Start?");
+  await terminal.press("down enter");
+  await terminal.shows("Name of the setup");
+  await terminal.press("? enter");
+  await terminal.shows("no such name");
+  await terminal.press("ctrl-u mine enter");
+  await terminal.shows("saved as mine (/setups/mine.yaml); accel run --cfg_path mine runs it");
+  expect(saved).toMatchObject([["mine", { acceleration: ["Snap"], cfg_path: "quick" }]]);
+  await terminal.press("enter");
+  expect(await ending).toMatchObject({ end: "start" });
+});
+
+test("the first question does not wait for the facts of the others", async () => {
+  await terminal.press("ctrl-c");
+  await ending;
+  terminal = new FakeTerminal(80);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  ending = runWizard(wizardFacts(registry, { ready: promise }), terminal);
+  await terminal.shows("Model");
+  await terminal.press("enter");
+  expect(terminal.output.text()).not.toContain("Device");
+  resolve();
+  await terminal.shows("Device");
+  await terminal.press("ctrl-c");
+  await ending;
+});
+
+test("a long list of compositions can be searched by typing", async () => {
+  await terminal.press("ctrl-c");
+  await ending;
+  const kind = (name: string, category: string) =>
+    folder.write(
+      `${name.toLowerCase()}.ts`,
+      pluginText({ name, category, params: "", more: "", create: "() => ({ prefill() {} })" }),
+    );
+  for (let n = 0; n < 8; n++) kind(`Keeps${n}`, "eviction");
+  for (let n = 0; n < 2; n++) kind(`Bits${n}`, "quantization");
+  registry = await loadPlugins([folder.dir]);
+  terminal = new FakeTerminal(80);
+  ending = runWizard(wizardFacts(registry), terminal);
+  await toMethods();
+  await terminal.press("a enter");
+  await terminal.shows("Also together");
+  await terminal.press("Keeps5+Bits1");
+  await terminal.press("tab enter");
+  for (const question of ["Parameters", "Benchmark", "Lengths in tokens", "Samples per task", "Start?"]) {
+    await terminal.shows(question);
+    await terminal.press("enter");
+  }
+  expect(terminal.output.widest()).toBeLessThanOrEqual(80);
+  const outcome = (await ending) as Extract<WizardOutcome, { end: "start" }>;
+  expect(outcome.flags.acceleration.filter((text) => text.includes("+"))).toEqual(["Keeps5+Bits1"]);
 });
 
 test("a narrow terminal wraps nothing past its edge", async () => {

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { answered, back, begin, flagsOf, nextQuestion, problem, type WizardState } from "../../src/cli/wizard.ts";
-import { rememberAnswers, rememberedAnswers } from "../../src/cli/wizard-memory.ts";
+import { readMemory, rememberAnswers } from "../../src/cli/wizard-memory.ts";
 import { compositions } from "../../src/cli/wizard-questions.ts";
 import { repeatCommand } from "../../src/cli/wizard-summary.ts";
 import type { Answer, Question, WizardFacts } from "../../src/cli/wizard-types.ts";
@@ -243,19 +243,64 @@ test("back takes one question back at a time, keeps its answer as the initial va
 
 test("remembered answers are initial values, and decide nothing by themselves", () => {
   const remembered = { model: "other", model_path: "/gone", methods: ["Snap", "Vanished"], tuning: "each" };
-  const state = begin(facts, remembered);
+  const state = talk([["from", "new"]], begin(facts, remembered));
   expect(next(state)).toMatchObject({ id: "model", initial: "other" });
   expect(next(talk(machine, state))).toMatchObject({ id: "methods", initial: ["Snap", "Vanished"] });
+});
+
+describe("what a conversation starts from", () => {
+  const earlier = Object.fromEntries([
+    ...machine,
+    ["methods", ["Snap"]],
+    ["tuning", "budget"],
+    ["capacity", "77"],
+    ...quick,
+  ]);
+
+  test("as last time goes straight to the summary, and from there back question by question", () => {
+    const start = begin(facts, earlier);
+    expect(next(start)).toMatchObject({ id: "from", initial: "last" });
+    expect((next(start) as Extract<Question, { kind: "one" }>).choices[0]!.hint).toBe("Snap · quick · bundled");
+    const state = talk([["from", "last"]], start);
+    expect(next(state).id).toBe("start");
+    expect(flagsOf(state)).toMatchObject({
+      acceleration: ["Snap"],
+      set: ["snap.capacity=77"],
+      length: ["512", "1024"],
+    });
+    expect(next(back(state)!)).toMatchObject({ id: "quick.num_samples", initial: "2" });
+  });
+
+  test("it stops at the first answer that no longer holds", () => {
+    const gone = talk([["from", "last"]], begin(facts, { ...earlier, device: "0" }));
+    expect(next(gone).id).toBe("device");
+    const wrong = talk([["from", "last"]], begin(facts, { ...earlier, capacity: "none" }));
+    expect(next(wrong)).toMatchObject({ id: "capacity", initial: "none" });
+  });
+
+  test("a named setup gives its answers", () => {
+    const setups = [{ value: "mine", label: "mine", hint: "named setup" }];
+    const readSetup = () => ({ ...earlier, methods: ["Stream"], tuning: "defaults" });
+    const start = begin({ ...facts, setups, readSetup });
+    expect(next(start)).toMatchObject({ id: "from", initial: "new" });
+    const state = talk([["from", "mine"]], start);
+    expect(next(state).id).toBe("start");
+    expect(flagsOf(state).acceleration).toEqual(["Stream"]);
+  });
+
+  test("without earlier answers or setups nothing is asked about it", () => {
+    expect(next(begin(facts)).id).toBe("model");
+  });
 });
 
 test("the answers survive in the state file; a foreign file is no trouble", () => {
   using state = new PluginFolder();
   const file = join(state.dir, "deep", "wizard.json");
-  expect(rememberedAnswers(file)).toEqual({});
+  expect(readMemory(file).answers).toEqual({});
   rememberAnswers({ model: "bundled", methods: ["Snap"] }, file);
-  expect(rememberedAnswers(file)).toEqual({ model: "bundled", methods: ["Snap"] });
-  expect(rememberedAnswers(state.write("list.json", "[1, 2]"))).toEqual({});
-  expect(rememberedAnswers(state.write("torn.json", '{"answers": {"mo'))).toEqual({});
+  expect(readMemory(file).answers).toEqual({ model: "bundled", methods: ["Snap"] });
+  expect(readMemory(state.write("list.json", "[1, 2]")).answers).toEqual({});
+  expect(readMemory(state.write("torn.json", '{"answers": {"mo')).answers).toEqual({});
 });
 
 test("what cannot run is said at the summary, and cannot be started", () => {

@@ -100,6 +100,7 @@ const keys: Record<string, string> = {
   up: "\x1b[A",
   down: "\x1b[B",
   esc: "\x1b",
+  tab: "\t",
   "ctrl-c": "\x03",
   "ctrl-u": "\x15",
 };

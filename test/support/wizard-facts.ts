@@ -18,6 +18,7 @@ export function wizardFacts(registry: Registry, more: Partial<WizardFacts> = {})
       { value: "ruler", label: "ruler", hint: "thirteen tasks", lengths: [4096, 8192], samples: 10 },
       { value: "longbench", label: "longbench", hint: "real documents", lengths: [], samples: 20 },
     ],
+    setups: [],
     registry,
     readModel(path) {
       if (path === "bundled") return { info, dtype: "bfloat16", contextLength: 16384 };
