@@ -4,7 +4,7 @@ import { formatBytes } from "../bench/format.ts";
 import { failedSpeedRow, runSpeedTest, type SpeedRow, speedTable, speedTests, testName } from "../bench/speed.ts";
 import type { EngineInfo, EngineOptions } from "../engine/protocol.ts";
 import { KvaError } from "../native/error.ts";
-import { modelInfo, readMethods, readModel, setUpEngines } from "./engine-setup.ts";
+import { modelInfo, readMethods, readModel, setUpEngine } from "./engine-setup.ts";
 import { Interrupted, interruptible } from "./interrupt.ts";
 import type { EngineFlags, MethodFlags } from "./options.ts";
 import { renderTables, type TableFormat } from "./output.ts";
@@ -38,11 +38,11 @@ export async function bench(flags: BenchFlags): Promise<void> {
     throw new KvaError("usage", `${longest} tokens are more than the model takes (${model.config.contextLength})`);
   }
   if (tests.length === 0) throw new KvaError("usage", "-p and -n are both 0: there is nothing to measure");
-  const [options] = await setUpEngines(flags, model);
+  const options = await setUpEngine(flags, model);
   const settings = { repetitions: flags.repetitions ?? 5, seed, vocabulary: model.config.vocabSize };
 
   const rows: SpeedRow[] = [];
-  const engine = new Restarting(options!);
+  const engine = new Restarting(options);
   try {
     await interruptible(async (abort) => {
       engine.abort = abort;
@@ -58,12 +58,12 @@ export async function bench(flags: BenchFlags): Promise<void> {
       }
     });
   } catch (error) {
-    if (error instanceof Interrupted && rows.length > 0) print(rows, flags, engine.info, options!);
+    if (error instanceof Interrupted && rows.length > 0) print(rows, flags, engine.info, options);
     throw error;
   } finally {
     await engine.stop();
   }
-  print(rows, flags, engine.info, options!);
+  print(rows, flags, engine.info, options);
   if (engine.died) process.exitCode = 1;
 }
 

@@ -99,18 +99,36 @@ export async function devices(flags: { json?: boolean }): Promise<void> {
 /** Devices of a run: those named, else every GPU, else the CPU. */
 export async function chooseDevices(words: readonly string[]): Promise<string[]> {
   await ensureLibraries();
-  const named = words.map(deviceId);
+  const posed = posedDevices();
+  const named = words.flatMap((word) => (word.toLowerCase() === "cpu" ? posed : deviceId(word)));
   const twice = named.find((id, at) => named.indexOf(id) !== at);
   if (twice !== undefined) throw new KvaError("usage", `--device names ${twice} twice`);
+  const unknown = named.find((id) => id.startsWith("cpu:") && !posed.includes(id));
+  if (unknown !== undefined) {
+    throw new KvaError(
+      "device",
+      `--device ${unknown}: there is ${posed.join(", ")}; KVACCEL_CPU_DEVICES=${Number(unknown.slice(4)) + 1} makes the CPU pose as more devices`,
+    );
+  }
   if (named.length > 0 && named.every((id) => id.startsWith("cpu:"))) return named;
   const gpus = (await gpusHere()).map((device) => device.id);
-  if (named.length === 0) return gpus.length > 0 ? gpus : ["cpu:0"];
+  if (named.length === 0) return gpus.length > 0 ? gpus : posed;
   const absent = named.find((id) => id.startsWith("cuda:") && !gpus.includes(id));
   if (absent !== undefined) {
     const there = gpus.length > 0 ? `there is ${gpus.join(", ")}` : "no GPU opens here; accel devices says why";
     throw new KvaError("device", `--device ${absent}: ${there}; --device cpu runs on the CPU`);
   }
   return named;
+}
+
+/** The devices that the CPU poses as: KVACCEL_CPU_DEVICES of them. */
+function posedDevices(): string[] {
+  const written = process.env.KVACCEL_CPU_DEVICES || "1";
+  const count = Number(written);
+  if (!(Number.isInteger(count) && count >= 1 && count <= 1024)) {
+    throw new KvaError("usage", `KVACCEL_CPU_DEVICES is "${written}", it must be a number from 1 to 1024`);
+  }
+  return Array.from({ length: count }, (_, index) => `cpu:${index}`);
 }
 
 function deviceId(word: string): string {

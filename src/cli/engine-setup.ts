@@ -12,6 +12,7 @@ import type { Sets } from "../plugin/sets.ts";
 import { listOf } from "./argv.ts";
 import { chooseDevices } from "./devices.ts";
 import type { EngineFlags, MethodFlags } from "./options.ts";
+import { placeModels } from "./placement.ts";
 
 export interface Model {
   config: ModelConfig;
@@ -55,7 +56,7 @@ export function readModel(flags: EngineFlags, shape?: { shape: string; layers?: 
   return { config: shapeConfig(shape.shape, shape.layers), source: shape };
 }
 
-/** One engine for each device. Builds a missing library, so everything else is checked before. */
+/** One engine for each model copy. Builds a missing library, so everything else is checked before. */
 export async function setUpEngines(flags: EngineFlags, { config, source }: Model): Promise<EngineOptions[]> {
   const common = {
     model: source,
@@ -65,8 +66,19 @@ export async function setUpEngines(flags: EngineFlags, { config, source }: Model
     memoryLimit: readBytes(flags.memory_limit),
     graphs: flags.eager !== true,
   };
-  const devices = await chooseDevices(listOf(flags.device));
-  return devices.map((device) => ({ ...common, device }));
+  const { groups, copies } = placeModels(await chooseDevices(listOf(flags.device)), flags.gp_num);
+  return groups.flatMap((device) => Array.from({ length: copies }, () => ({ ...common, device })));
+}
+
+/** The one engine of a command that runs one model copy. */
+export async function setUpEngine(flags: EngineFlags, model: Model): Promise<EngineOptions> {
+  if (flags.gp_num?.includes("/")) {
+    throw new KvaError(
+      "usage",
+      `--gp_num ${flags.gp_num}: this command runs one model copy; it takes 1, or devices per model`,
+    );
+  }
+  return (await setUpEngines(flags, model))[0]!;
 }
 
 export function modelInfo(config: ModelConfig): ModelInfo {

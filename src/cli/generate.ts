@@ -3,7 +3,7 @@ import { EngineProcess } from "../bench/engine-process.ts";
 import type { Completion } from "../engine/protocol.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { KvaError } from "../native/error.ts";
-import { readMethod, readModel, setUpEngines } from "./engine-setup.ts";
+import { readMethod, readModel, setUpEngine } from "./engine-setup.ts";
 import { type PromptFlags, readPrompt, roomFor } from "./input.ts";
 import { interruptible } from "./interrupt.ts";
 import type { EngineFlags, MethodFlags, SamplingFlags } from "./options.ts";
@@ -33,9 +33,9 @@ export async function generate(flags: GenerateFlags): Promise<void> {
       seed: flags.seed ?? 42,
     },
   };
-  const [options] = await setUpEngines(flags, model);
+  const options = await setUpEngine(flags, model);
   await interruptible(async (abort) => {
-    const engine = await EngineProcess.start(options!, { abort });
+    const engine = await EngineProcess.start(options, { abort });
     try {
       const stream = flags.json ? undefined : tokenizer.decodeStream();
       const write = (piece: string) => process.stdout.write(piece);

@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 export interface EngineFlags {
   model_path?: string;
   device?: string[];
+  gp_num?: string;
   torch_dtype?: string;
   threads?: number;
   prefill_chunk?: number;
@@ -54,6 +55,7 @@ export function engineOptions(command: Command): Command {
   return command
     .option("--model_path <model>", "a Hugging Face directory, a model id in its cache, or bundled (the default)")
     .option("--device <ids...>", "GPUs (0 1 3) or cpu; default: all GPUs, else cpu")
+    .option("--gp_num <n>", "2: the layers split over two devices; 1/2: two copies of the model per device")
     .option("--torch_dtype <type>", "bfloat16, float16 or float32; default: the checkpoint's own")
     .option("--threads <n>", "CPU threads; 0: one per core", whole)
     .option("--prefill_chunk <rows>", "rows of the prompt that go through a layer at a time (4096)", natural)

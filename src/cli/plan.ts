@@ -43,8 +43,7 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
   );
   const tokenizer = loadTokenizer(dir);
   const preparation = await withProgress(settings, tokenizer, dir, model.config, progress);
-  const copies = copiesPerDevice(config.gp_num);
-  const engines = (await setUpEngines(flags, model)).flatMap((engine) => Array.from({ length: copies }, () => engine));
+  const engines = await setUpEngines(flags, model);
   const sampling: Sampling = {
     temperature: config.temperature ?? 0,
     topP: config.top_p ?? 1,
@@ -135,18 +134,6 @@ async function withProgress(
     said = performance.now();
     progress(`making samples: ${done}`);
   });
-}
-
-/** `1/2`: two model copies per device. */
-function copiesPerDevice(written: string | undefined): number {
-  const [above = "1", below = "1"] = (written ?? "1").split("/");
-  if (Number(above) > 1) {
-    throw new KvaError(
-      "usage",
-      `--gp_num ${written}: one model runs on one device; gp_num takes 1 or a fraction such as 1/2`,
-    );
-  }
-  return Number(below);
 }
 
 // The prompt's hash is made once a sample; a method's hash covers its parts and their parameters.

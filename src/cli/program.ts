@@ -75,7 +75,6 @@ function addRun(program: Command): Command {
       "--tokenizer_path <model>",
       "whose tokenizer counts the tokens; default: the model's own, of a shape the bundled one",
     )
-    .option("--gp_num <n>", "1: a model copy per GPU; 1/2: two copies per GPU")
     .option("--task_names <names...>", "tasks of the benchmark; default all")
     .option("--length <tokens...>", "lengths; default those of the benchmark file")
     .option("--data_dir <dir>", "folder with your own data: official files, or corpora for RULER's generators")

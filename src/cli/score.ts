@@ -2,7 +2,7 @@
 import { EngineProcess } from "../bench/engine-process.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import { KvaError } from "../native/error.ts";
-import { readMethod, readModel, setUpEngines } from "./engine-setup.ts";
+import { readMethod, readModel, setUpEngine } from "./engine-setup.ts";
 import { oneOf, readIds, readText } from "./input.ts";
 import { interruptible } from "./interrupt.ts";
 import type { EngineFlags, MethodFlags } from "./options.ts";
@@ -33,9 +33,9 @@ export async function score(flags: ScoreFlags): Promise<void> {
     );
   }
   const promptTokens = flags.prompt_tokens;
-  const [options] = await setUpEngines(flags, model);
+  const options = await setUpEngine(flags, model);
   const { logprobs } = await interruptible(async (abort) => {
-    const engine = await EngineProcess.start(options!, { abort });
+    const engine = await EngineProcess.start(options, { abort });
     try {
       return await engine.score(method, promptTokens === undefined ? { ids } : { ids, promptTokens });
     } finally {

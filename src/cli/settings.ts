@@ -19,7 +19,6 @@ export interface RunFlags extends EngineFlags, MethodFlags, SamplingFlags {
   shape?: string;
   layers?: number;
   tokenizer_path?: string;
-  gp_num?: string;
   task_names?: string[];
   length?: (string | number)[];
   data_dir?: string;

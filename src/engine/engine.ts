@@ -98,13 +98,11 @@ function configOf(model: ModelSource): ModelConfig {
 /** The devices of an engine, in the order of the layers. */
 const devicesOf = (options: EngineOptions): string[] => options.device.split("+");
 
-function deviceInfo(context: Context): DeviceInfo | undefined {
-  return context.library.devices()[context.device];
-}
+const deviceInfo = (context: Context): DeviceInfo => context.library.device(context.device);
 
 /** Bytes that a device has for weights and caches. */
 function roomOf(context: Context, { memoryLimit }: EngineOptions): number {
-  const free = deviceInfo(context)?.freeBytes ?? 0;
+  const free = deviceInfo(context).freeBytes;
   return memoryLimit > 0 ? Math.min(free, memoryLimit) : free;
 }
 
@@ -119,11 +117,11 @@ function describe(stages: readonly Stage[], config: ModelConfig, options: Engine
     const info = deviceInfo(context);
     return {
       device: devices[s]!,
-      name: info?.name ?? devices[s]!,
+      name: info.name,
       first,
       end,
-      totalBytes: info?.totalBytes ?? 0,
-      freeBytes: info?.freeBytes ?? 0,
+      totalBytes: info.totalBytes,
+      freeBytes: info.freeBytes,
       weightBytes: context.memory("weights").bytes,
     };
   });
@@ -133,7 +131,7 @@ function describe(stages: readonly Stage[], config: ModelConfig, options: Engine
     backend: context.backend,
     buildInfo: context.library.buildInfo,
     deviceName: [...new Set(infos.map(({ name }) => name))].join(" + "),
-    computeCapability: deviceInfo(context)?.computeCapability ?? 0,
+    computeCapability: deviceInfo(context).computeCapability,
     totalBytes: sum((info) => info.totalBytes),
     freeBytes: sum((info) => info.freeBytes),
     weightBytes: sum((info) => info.weightBytes),

@@ -72,7 +72,8 @@ export class Library {
     return Array.from({ length: count[0] ?? 0 }, (_, index) => this.device(index));
   }
 
-  private device(index: number): DeviceInfo {
+  /** On a GPU the question makes a context on that device, and on no other. */
+  device(index: number): DeviceInfo {
     const name = new Uint8Array(256);
     const info = new BigInt64Array(4);
     this.check(this.native.kva_device_info(index, name, name.length, info));
