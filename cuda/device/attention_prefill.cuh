@@ -22,17 +22,19 @@ struct AttentionPrefill {
   float scale;                                                    // > 0
   cudaStream_t stream;
 
-  // Block lists, or NULL: query rows [b * block, (b + 1) * block) of head h see of the above only the key blocks columns[at], at in
-  // [lists[h * list_stride + b], lists[h * list_stride + b + 1]), ascending. A row that sees nothing gives 0 and -inf.
-  const int32_t* lists;
-  const int32_t* columns;
-  int64_t list_stride;
-  int block;       // 64 or 128, which first_row is a multiple of; query tiles of a kernel never cross a block
-  int32_t* order;  // with lists: i32[attention_order_items(...)] of device memory for this launch alone
+  // A set of blocks, or bits NULL: of the rows above, query rows [b * block, (b + 1) * block) of head h see only those in the key blocks c
+  // whose bit is set: bit c % 32 of word c / 32 at bits + (h * block_rows + b) * bits_stride. Bits past the diagonal mean nothing; heads in
+  // `dense` (one bit each) see every block. A row that sees nothing gives 0 and -inf.
+  const uint32_t* bits;
+  int64_t bits_stride;
+  int block_rows;
+  int block;           // 64 or 128; first_row is a multiple of it
+  int32_t* order;      // with bits: i32[2 * attention_items(rows, heads)] of device memory for this launch alone
+  uint32_t dense[16];  // up to 512 heads
 };
 
-// query tiles of all heads at the smallest tile of a kernel that takes block lists: what `order` has room for
-inline int64_t attention_order_items(int rows, int heads) { return int64_t(heads) * ((rows + 127) / 128); }
+// items of work of a launch with a set of blocks
+inline int64_t attention_items(int rows, int heads) { return int64_t(heads) * ((rows + 127) / 128); }
 
 // Queues the fastest kernel that takes these arguments on the current device; never waits. Arguments that no kernel takes give
 // cudaErrorInvalidValue.

@@ -16,9 +16,10 @@ struct AttentionShape {
   int tiles;          // query tiles of a head
   int section_heads;  // KV heads whose query tiles are worked on together
   float scale;
-  const int32_t *lists, *columns;  // block lists, or NULL
-  int64_t list_stride;
-  int block;
+  const uint32_t* bits;  // the set of blocks, or NULL
+  int64_t bits_stride;
+  int block_rows, block;
+  uint32_t dense[16];
   __host__ __device__ int group() const { return heads / kv_heads; }
   __host__ __device__ int items() const { return tiles * heads; }
 };
@@ -28,8 +29,10 @@ inline AttentionShape attention_shape(const AttentionPrefill& a, int tile_rows, 
   const int64_t head_bytes = int64_t(2) * (a.first_row + a.rows) * a.head_dim * element_bytes, cache_bytes = 32 << 20;
   const int64_t fitting = cache_bytes / head_bytes;
   const int section = fitting < 1 ? 1 : fitting < a.kv_heads ? int(fitting) : a.kv_heads;
-  return {a.rows, a.first_row, a.heads, a.kv_heads, a.head_dim, a.window, (a.rows + tile_rows - 1) / tile_rows, section, a.scale, a.lists, a.columns,
-          a.list_stride, a.block};
+  AttentionShape shape = {a.rows, a.first_row, a.heads, a.kv_heads, a.head_dim, a.window, (a.rows + tile_rows - 1) / tile_rows, section, a.scale, a.bits,
+                          a.bits_stride, a.block_rows, a.block};
+  for (int i = 0; i < 16; ++i) shape.dense[i] = a.dense[i];
+  return shape;
 }
 
 // The arguments of a kernel that reads through plain pointers.
@@ -73,21 +76,14 @@ __device__ __forceinline__ AttentionItem attention_item(const AttentionShape& sh
   return {shape.tiles - 1 - rest / heads, first * group + rest % heads};
 }
 
-// The KV tiles that a query tile reads, from the right: all up to the diagonal, or those of a block list. Loads and products both walk
-// `at(0) ... at(count - 1)`.
+// The KV tiles that a query tile reads, from the diagonal leftwards: `at(0) ... at(count - 1)`, count >= 1.
 struct TileWalk {
   int last, count;
-  int mask_from, mask_below;     // tiles >= mask_from cross the diagonal or the end, tiles < mask_below the window's edge
-  const int32_t* end = nullptr;  // of the block list; NULL: every tile
-  int block_tiles = 1;           // tiles of a block
-  __device__ __forceinline__ int at(int i) const {
-    if (end == nullptr) return last - i;
-    return (end[-1 - i / block_tiles] + 1) * block_tiles - 1 - i % block_tiles;
-  }
+  int mask_from, mask_below;  // tiles >= mask_from cross the diagonal or the end, tiles < mask_below the window's edge
+  __device__ __forceinline__ int at(int i) const { return last - i; }
   __device__ __forceinline__ bool masked(int tile) const { return tile >= mask_from || tile < mask_below; }
 };
 
-// Without block lists; count >= 1.
 template <int TileRows, int TileKeys>
 __device__ __forceinline__ TileWalk tile_walk(const AttentionShape& shape, int tile) {
   const int top = shape.first_row + tile * TileRows;  // cache row of the tile's first query
@@ -101,17 +97,59 @@ __device__ __forceinline__ TileWalk tile_walk(const AttentionShape& shape, int t
   return walk;
 }
 
-// With them where there are some; TileRows and TileKeys divide the block. count may be 0.
+// The key blocks of a query block's set, from the diagonal leftwards.
+struct BlockWalk {
+  const uint32_t* row;  // NULL: every block
+  uint32_t ahead;       // of the word at hand
+  int word;
+
+  __device__ __forceinline__ BlockWalk(const AttentionShape& shape, int head, int query_block)
+      : row(shape.dense[head / 32] >> (head % 32) & 1 ? nullptr : shape.bits + (int64_t(head) * shape.block_rows + query_block) * shape.bits_stride) {
+    const int diagonal = shape.first_row / shape.block + query_block;
+    word = diagonal / 32;
+    ahead = read() & (~0u >> (31 - diagonal % 32));
+  }
+  __device__ __forceinline__ uint32_t read() const { return row != nullptr ? __ldg(row + word) : ~0u; }
+
+  // -1: no more
+  __device__ __forceinline__ int next() {
+    while (ahead == 0) {
+      if (word == 0) return -1;
+      --word;
+      ahead = read();
+    }
+    const int bit = 31 - __clz(ahead);
+    ahead ^= 1u << bit;
+    return word * 32 + bit;
+  }
+};
+
+// The same KV tiles one after another, those of the set of blocks alone where there is one; TileRows and TileKeys divide the block.
+template <int TileRows, int TileKeys, bool Listed>
+struct TileSteps {
+  TileWalk walk;
+  BlockWalk blocks;
+  int step = 0, block_tiles, block = 0;
+
+  __device__ __forceinline__ TileSteps(const AttentionShape& shape, const AttentionItem& item)
+      : walk(tile_walk<TileRows, TileKeys>(shape, item.tile)),
+        blocks(shape, item.head, item.tile * TileRows / shape.block),
+        block_tiles(shape.block / TileKeys) {}
+
+  // -1: no more
+  __device__ __forceinline__ int next() {
+    if (step % block_tiles == 0) block = blocks.next();
+    return block < 0 ? -1 : (block + 1) * block_tiles - 1 - step++ % block_tiles;
+  }
+};
 template <int TileRows, int TileKeys>
-__device__ __forceinline__ TileWalk listed_walk(const AttentionShape& shape, const AttentionItem& item) {
-  TileWalk walk = tile_walk<TileRows, TileKeys>(shape, item.tile);
-  if (shape.lists == nullptr) return walk;
-  const int32_t* list = shape.lists + item.head * shape.list_stride + item.tile * TileRows / shape.block;
-  walk.end = shape.columns + list[1];
-  walk.block_tiles = shape.block / TileKeys;
-  walk.count = (list[1] - list[0]) * walk.block_tiles;
-  return walk;
-}
+struct TileSteps<TileRows, TileKeys, false> {
+  TileWalk walk;
+  int step = 0;
+  __device__ __forceinline__ TileSteps(const AttentionShape& shape, const AttentionItem& item)
+      : walk(tile_walk<TileRows, TileKeys>(shape, item.tile)) {}
+  __device__ __forceinline__ int next() { return step < walk.count ? walk.at(step++) : -1; }
+};
 
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;

@@ -82,14 +82,14 @@ __device__ __forceinline__ void multiply_values(float (&sums)[4][16], const floa
 }
 
 // One CTA: 32 query rows of one head.
-template <class T>
+template <class T, bool Listed>
 __global__ void __launch_bounds__(kThreads) attention_fma_kernel(const AttentionPointers<T> args) {
   extern __shared__ __align__(16) float memory[];
   const AttentionShape& shape = args.shape;
   const int columns = shape.head_dim, packs = row_packs(columns), x = threadIdx.x % 16, y = threadIdx.x / 16;
   float *q_tile = memory, *kv_tile = q_tile + kTile * packs * 4, *weights = kv_tile + kTile * packs * 4;
   const AttentionItem item = attention_item(shape, blockIdx.x);
-  const TileWalk walk = listed_walk<kTile, kTile>(shape, item);
+  TileSteps<kTile, kTile, Listed> steps(shape, item);
   const int64_t kv = item.head / shape.group() * args.head_stride, head = int64_t(item.head) * columns;
   const int first = item.tile * kTile, end = shape.first_row + shape.rows;
 
@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(kThreads) attention_fma_kernel(const Attention
   for (int i = 0; i < 4; ++i) max[i] = -INFINITY;
   load_tile(q_tile, args.q + head, args.q_stride, first, shape.rows, columns);
 
-  for (int step = 0; step < walk.count; ++step) {
-    const int key = walk.at(step) * kTile;
+  for (int tile = steps.next(); tile >= 0; tile = steps.next()) {
+    const int key = tile * kTile;
     __syncthreads();
     load_tile(kv_tile, args.k + kv, columns, key, end, columns);
     __syncthreads();
@@ -147,14 +147,19 @@ __global__ void __launch_bounds__(kThreads) attention_fma_kernel(const Attention
   }
 }
 
-template <class T>
+template <class T, bool Listed>
 cudaError_t launch(const AttentionPrefill& a) {
   const int bytes = (2 * kTile * row_packs(a.head_dim) * 4 + kTile * kScoreStride) * int(sizeof(float));
-  const cudaError_t error = cudaFuncSetAttribute(attention_fma_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const auto kernel = attention_fma_kernel<T, Listed>;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
   const AttentionPointers<T> args(a, kTile);
-  attention_fma_kernel<T><<<args.shape.items(), kThreads, bytes, a.stream>>>(args);
+  kernel<<<args.shape.items(), kThreads, bytes, a.stream>>>(args);
   return cudaGetLastError();
+}
+template <class T>
+cudaError_t launch(const AttentionPrefill& a) {
+  return a.bits != nullptr ? launch<T, true>(a) : launch<T, false>(a);
 }
 
 }  // namespace

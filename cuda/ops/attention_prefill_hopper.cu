@@ -22,14 +22,14 @@ struct Arguments {
   void* out;
   float* lse;
   int* counter;          // work items taken beyond the first of each CTA
-  const int32_t* order;  // with block lists: the work items, longest first
+  const int32_t* order;  // with a set of blocks: attention_order_launch's
   int64_t out_stride, lse_stride;
 };
 
-// Consumer warpgroups, and shared memory: tiles of [head_dim / 64, rows, 64] elements. With block lists a tile is a block of 128 rows.
-template <int HeadDim, bool Lists>
+// Consumer warpgroups, and shared memory: tiles of [head_dim / 64, rows, 64] elements. With a set of blocks a tile is a block.
+template <int HeadDim, bool Listed>
 struct Layout {
-  static constexpr int warpgroups = HeadDim == 64 && !Lists ? 3 : 2, threads = (warpgroups + 1) * 128, tile_rows = warpgroups * 64;
+  static constexpr int warpgroups = HeadDim == 64 && !Listed ? 3 : 2, threads = (warpgroups + 1) * 128, tile_rows = warpgroups * 64;
   static constexpr int q_bytes = tile_rows * HeadDim * 2, kv_bytes = kTileKeys * HeadDim * 2, alignment = 1024;
   static constexpr int bytes = q_bytes + 2 * kStages * kv_bytes + alignment;
   uint32_t q, k, v;
@@ -40,7 +40,7 @@ struct Layout {
 struct Barriers {
   uint64_t q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
   int item;         // the work item that belongs to the Q tile; -1: no more
-  int count, last;  // of its block list: how many key tiles, and the rightmost
+  int count, last;  // of its set of blocks: how many key tiles, and the rightmost
 
   template <int Warps>
   __device__ __forceinline__ void init() {
@@ -57,9 +57,9 @@ struct Barriers {
 };
 
 // One thread: takes work items and copies their tiles, keys one tile ahead of values.
-template <int HeadDim, bool Lists>
-__device__ __forceinline__ void produce(const Arguments& args, Barriers& barriers, const Layout<HeadDim, Lists>& tiles) {
-  using Tiles = Layout<HeadDim, Lists>;
+template <int HeadDim, bool Listed>
+__device__ __forceinline__ void produce(const Arguments& args, Barriers& barriers, const Layout<HeadDim, Listed>& tiles) {
+  using Tiles = Layout<HeadDim, Listed>;
   const AttentionShape& shape = args.shape;
   const uint32_t q_full = shared_address(&barriers.q_full), q_empty = shared_address(&barriers.q_empty);
   const uint32_t k_full = shared_address(barriers.k_full), k_empty = shared_address(barriers.k_empty);
@@ -73,25 +73,25 @@ __device__ __forceinline__ void produce(const Arguments& args, Barriers& barrier
     ring.next();
   };
   for (int at = blockIdx.x; at < shape.items();) {
-    const int next = gridDim.x + atomicAdd(args.counter, 1), index = Lists ? args.order[at] : at;
+    const int next = gridDim.x + atomicAdd(args.counter, 1), index = Listed ? args.order[at] : at;
     const AttentionItem item = attention_item(shape, index);
-    const TileWalk walk =
-        Lists ? listed_walk<Tiles::tile_rows, kTileKeys>(shape, item) : tile_walk<Tiles::tile_rows, kTileKeys>(shape, item.tile);
+    TileSteps<Tiles::tile_rows, kTileKeys, Listed> steps(shape, item);
+    const int count = Listed ? args.order[shape.items() + index] : steps.walk.count;
     const int kv_head = item.head / shape.group();
-    int tile = walk.count > 0 ? walk.at(0) : 0, before = 0;
+    int tile = steps.next(), before = 0;
     barrier_wait(q_empty, q.pass ^ 1);
     barriers.item = index;
-    if (Lists) {
-      barriers.count = walk.count;
+    if (Listed) {
+      barriers.count = count;
       barriers.last = tile;
     }
     barrier_arrive_expect(q_full, Tiles::q_bytes);
     copy_box(tiles.q, args.q, q_full, 0, item.tile * Tiles::tile_rows, 0, item.head);
     q.next();
 #pragma unroll 1
-    for (int i = 0; i <= walk.count; ++i) {
-      const int following = i + 1 < walk.count ? walk.at(i + 1) : 0;  // of a list: on its way while the ring is full
-      if (i < walk.count) load(k, args.k, k_full, k_empty, tiles.k, tile, kv_head);
+    for (int i = 0; i <= count; ++i) {
+      const int following = steps.next();  // of a set: on its way while the ring is full
+      if (i < count) load(k, args.k, k_full, k_empty, tiles.k, tile, kv_head);
       if (i > 0) load(v, args.v, v_full, v_empty, tiles.v, before, kv_head);
       before = tile;
       tile = following;
@@ -104,9 +104,9 @@ __device__ __forceinline__ void produce(const Arguments& args, Barriers& barrier
 }
 
 // A warpgroup's work: query rows [64 * warpgroup, 64 * warpgroup + 64) of each tile.
-template <class T, int HeadDim, bool Lists>
+template <class T, int HeadDim, bool Listed>
 struct Consumer {
-  using Tiles = Layout<HeadDim, Lists>;
+  using Tiles = Layout<HeadDim, Listed>;
   const Arguments& args;
   Barriers& barriers;
   const Tiles& tiles;
@@ -186,12 +186,12 @@ struct Consumer {
     scale_sums();
   }
 
-  // One query tile. Of a block list only the rightmost tile can cross the diagonal or the end.
+  // One query tile. Of a set of blocks only the rightmost tile can cross the diagonal or the end.
   __device__ __forceinline__ void attend(const TileWalk& walk, int row) {
     softmax.reset();
 #pragma unroll
     for (int i = 0; i < HeadDim / 2; ++i) sums[i] = 0;
-    if (Lists && walk.count == 0) return release(barriers.q_empty);
+    if (Listed && walk.count == 0) return release(barriers.q_empty);
     barrier_wait(shared_address(&barriers.k_full[k.stage]), k.pass);
     issue_scores();
     products_wait<0>();
@@ -202,8 +202,8 @@ struct Consumer {
     update_softmax<true>(walk.last, row);
     keep_weights();
     for (int i = 1; i < walk.count; ++i) {
-      const int tile = Lists ? 0 : walk.at(i);
-      if (!Lists && walk.masked(tile))
+      const int tile = Listed ? 0 : walk.at(i);
+      if (!Listed && walk.masked(tile))
         advance<true>(tile, row, i + 1 == walk.count);
       else
         advance<false>(tile, row, i + 1 == walk.count);
@@ -241,7 +241,7 @@ struct Consumer {
       const AttentionItem item = attention_item(args.shape, index);
       const int query = item.tile * Tiles::tile_rows + own_row;
       TileWalk walk;
-      if (Lists) {
+      if (Listed) {
         walk.count = __shfl_sync(0xffffffffu, lane == 0 ? barriers.count : 0, 0);
         walk.last = __shfl_sync(0xffffffffu, lane == 0 ? barriers.last : 0, 0);
       } else {
@@ -253,12 +253,12 @@ struct Consumer {
   }
 };
 
-template <class T, int HeadDim, bool Lists>
-__global__ void __launch_bounds__(Layout<HeadDim, Lists>::threads, 1) attention_hopper_kernel(const __grid_constant__ Arguments args) {
+template <class T, int HeadDim, bool Listed>
+__global__ void __launch_bounds__(Layout<HeadDim, Listed>::threads, 1) attention_hopper_kernel(const __grid_constant__ Arguments args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;  // static, and in this body alone: attention_prefill_hopper_takes looks for it
-  using Tiles = Layout<HeadDim, Lists>;
+  using Tiles = Layout<HeadDim, Listed>;
   const Tiles tiles(shared_address(memory));
   if (threadIdx.x == 0) barriers.init<4 * Tiles::warpgroups>();
   __syncthreads();
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(Layout<HeadDim, Lists>::threads, 1) attention_
     }
   } else {
     take_registers<Tiles::warpgroups == 3 ? 160 : 240>();
-    Consumer<T, HeadDim, Lists>(args, barriers, tiles, warpgroup - 1).run();
+    Consumer<T, HeadDim, Listed>(args, barriers, tiles, warpgroup - 1).run();
   }
 #endif
 }
@@ -284,14 +284,14 @@ struct Choice {
   Kernel kernel;
   int threads, tile_rows, bytes;
 };
-template <class T, int HeadDim, bool Lists>
+template <class T, int HeadDim, bool Listed>
 Choice choice() {
-  using Tiles = Layout<HeadDim, Lists>;
-  return {attention_hopper_kernel<T, HeadDim, Lists>, Tiles::threads, Tiles::tile_rows, Tiles::bytes};
+  using Tiles = Layout<HeadDim, Listed>;
+  return {attention_hopper_kernel<T, HeadDim, Listed>, Tiles::threads, Tiles::tile_rows, Tiles::bytes};
 }
 template <class T>
 Choice choose(const AttentionPrefill& a) {
-  if (a.lists != nullptr) return a.head_dim == 64 ? choice<T, 64, true>() : choice<T, 128, true>();
+  if (a.bits != nullptr) return a.head_dim == 64 ? choice<T, 64, true>() : choice<T, 128, true>();
   return a.head_dim == 64 ? choice<T, 64, false>() : choice<T, 128, false>();
 }
 Choice choose(const AttentionPrefill& a) { return a.dtype == KVA_F16 ? choose<__half>(a) : choose<__nv_bfloat16>(a); }
@@ -310,7 +310,7 @@ cudaError_t encode(const AttentionPrefill& a, int tile_rows, Arguments* args) {
 bool attention_prefill_hopper_takes(const AttentionPrefill& a) {
   if ((a.dtype != KVA_F16 && a.dtype != KVA_BF16) || (a.head_dim != 64 && a.head_dim != 128) || !a.counter) return false;
   if (!attention_aligned(a)) return false;
-  if (a.lists != nullptr && (a.block != kTileKeys || a.window > 0)) return false;
+  if (a.bits != nullptr && (a.block != kTileKeys || a.window > 0)) return false;
   int device = 0, major = 0, minor = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return false;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
@@ -337,7 +337,7 @@ cudaError_t attention_prefill_hopper_launch(const AttentionPrefill& a) {
   if (error == cudaSuccess) error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) error = cudaMemsetAsync(a.counter, 0, sizeof(int32_t), a.stream);
-  if (error == cudaSuccess && a.lists != nullptr) error = attention_order_launch<kTileKeys>(args.shape, a.order, a.stream);
+  if (error == cudaSuccess && a.bits != nullptr) error = attention_order_launch(args.shape, a.order, a.stream);
   if (error != cudaSuccess) return error;
   const int items = args.shape.items();
   choice.kernel<<<items < processors ? items : processors, choice.threads, choice.bytes, a.stream>>>(args);

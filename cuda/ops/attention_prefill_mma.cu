@@ -88,14 +88,15 @@ __device__ __forceinline__ void multiply_values(float (&sums)[Blocks][Width / 2]
 }
 
 // One CTA: a query tile of 4 warps x Blocks x 16 rows of one head.
-template <class T, int Width, int Blocks>
+template <class T, int Width, int Blocks, bool Listed>
 __global__ void __launch_bounds__(kThreads, Width <= 128 ? 2 : 1) attention_mma_kernel(const AttentionPointers<T> args) {
   constexpr int tile_rows = 4 * Blocks * 16;
   extern __shared__ __align__(128) unsigned char memory[];
   const uint32_t q_tile = shared_address(memory), k_tile = q_tile + tile_rows * Width * 2, v_tile = k_tile + kTileKeys * Width * 2;
   const AttentionShape& shape = args.shape;
   const AttentionItem item = attention_item(shape, blockIdx.x);
-  const TileWalk walk = listed_walk<tile_rows, kTileKeys>(shape, item);
+  TileSteps<tile_rows, kTileKeys, Listed> steps(shape, item);
+  int tile = steps.next();
   const int64_t kv = item.head / shape.group() * args.head_stride;
   const int end = shape.first_row + shape.rows, columns = shape.head_dim;
   const int lane = threadIdx.x % 32, first = item.tile * tile_rows;
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, Width <= 128 ? 2 : 1) attention_mma_
   const float scale_log2 = shape.scale * 1.44269504088896341f;
 
   copy_tile<tile_rows, Width>(q_tile, args.q + int64_t(item.head) * columns, args.q_stride, first, shape.rows, columns);
-  if (walk.count > 0) copy_tile<kTileKeys, Width>(k_tile, args.k + kv, columns, walk.at(0) * kTileKeys, end, columns);
+  if (!Listed || tile >= 0) copy_tile<kTileKeys, Width>(k_tile, args.k + kv, columns, tile * kTileKeys, end, columns);
   copy_async_commit();
 
   float sums[Blocks][Width / 2], scores[Blocks][kTileKeys / 2];
@@ -115,8 +116,7 @@ __global__ void __launch_bounds__(kThreads, Width <= 128 ? 2 : 1) attention_mma_
     for (int i = 0; i < Width / 2; ++i) sums[m][i] = 0;
   }
 
-  for (int i = 0; i < walk.count; ++i) {
-    const int tile = walk.at(i);
+  while (tile >= 0) {
     copy_async_wait<0>();
     __syncthreads();  // keys are there, and all warps are done with the last values
     copy_tile<kTileKeys, Width>(v_tile, args.v + kv, columns, tile * kTileKeys, end, columns);
@@ -124,17 +124,19 @@ __global__ void __launch_bounds__(kThreads, Width <= 128 ? 2 : 1) attention_mma_
     multiply_keys<T, Width, Blocks>(scores, q_tile, k_tile);
     copy_async_wait<0>();
     __syncthreads();  // values are there, and all warps are done with the keys
-    if (i + 1 < walk.count) copy_tile<kTileKeys, Width>(k_tile, args.k + kv, columns, walk.at(i + 1) * kTileKeys, end, columns);
+    const int following = steps.next();
+    if (following >= 0) copy_tile<kTileKeys, Width>(k_tile, args.k + kv, columns, following * kTileKeys, end, columns);
     copy_async_commit();
 #pragma unroll
     for (int m = 0; m < Blocks; ++m) {
-      if (walk.masked(tile)) mask_scores(scores[m], shape.first_row + row + m * 16, tile * kTileKeys + lane % 4 * 2, shape.window);
+      if (steps.walk.masked(tile)) mask_scores(scores[m], shape.first_row + row + m * 16, tile * kTileKeys + lane % 4 * 2, shape.window);
       float factor[2];
       softmax[m].update(scores[m], scale_log2, factor);
 #pragma unroll
       for (int e = 0; e < Width / 2; ++e) sums[m][e] *= factor[e / 2 % 2];
     }
     multiply_values<T, Width, Blocks>(sums, scores, v_tile);
+    tile = following;
   }
 
 #pragma unroll
@@ -152,10 +154,10 @@ __global__ void __launch_bounds__(kThreads, Width <= 128 ? 2 : 1) attention_mma_
   }
 }
 
-template <class T, int Width, int Blocks>
+template <class T, int Width, int Blocks, bool Listed>
 cudaError_t launch(const AttentionPrefill& a) {
   constexpr int tile_rows = 4 * Blocks * 16, bytes = (tile_rows + 2 * kTileKeys) * Width * 2;
-  const auto kernel = attention_mma_kernel<T, Width, Blocks>;
+  const auto kernel = attention_mma_kernel<T, Width, Blocks, Listed>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
   const AttentionPointers<T> args(a, tile_rows);
@@ -163,12 +165,18 @@ cudaError_t launch(const AttentionPrefill& a) {
   return cudaGetLastError();
 }
 
+// A query tile lies in one block.
+template <class T, int Width, int Blocks>
+cudaError_t launch_set(const AttentionPrefill& a) {
+  if (a.bits == nullptr) return launch<T, Width, Blocks, false>(a);
+  return a.block == 64 ? launch<T, Width, 1, true>(a) : launch<T, Width, Blocks, true>(a);
+}
+
 template <class T>
 cudaError_t launch_width(const AttentionPrefill& a) {
-  const bool small = a.lists != nullptr && a.block == 64;  // a query tile lies in one block
-  if (a.head_dim <= 64) return small ? launch<T, 64, 1>(a) : launch<T, 64, 2>(a);
-  if (a.head_dim <= 128) return small ? launch<T, 128, 1>(a) : launch<T, 128, 2>(a);
-  return launch<T, 256, 1>(a);
+  if (a.head_dim <= 64) return launch_set<T, 64, 2>(a);
+  if (a.head_dim <= 128) return launch_set<T, 128, 2>(a);
+  return launch_set<T, 256, 1>(a);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // Checks the prefill attention kernels against a float64 reference on random inputs, then times them. Needs a GPU.
 //   nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a scripts/gpu/attention_check.cu cuda/ops/attention_prefill*.cu -o attention_check
-//   ./attention_check check | few (small shapes, for compute-sanitizer) | bench | blocks (block lists by density) | one ROWS (some runs of one length, for a profiler)
+//   ./attention_check check | few (small shapes, for compute-sanitizer) | bench | blocks (sets of blocks by density) | one ROWS (some runs of one length, for a profiler)
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -49,13 +49,11 @@ __global__ void fill_normal(T* to, int64_t rows, int columns, int64_t stride, ui
   }
 }
 
-// whether the block list of a query row (first_row not counted) has the key
+// whether the set of blocks gives a query row (first_row not counted) the key
 __device__ bool listed(const AttentionPrefill& a, int head, int row, int key) {
-  if (a.lists == nullptr) return true;
-  const int32_t* list = a.lists + head * a.list_stride + row / a.block;
-  for (int at = list[0]; at < list[1]; ++at)
-    if (a.columns[at] == key / a.block) return true;
-  return false;
+  if (a.bits == nullptr || (a.dense[head / 32] >> (head % 32) & 1)) return true;
+  const int block = key / a.block;
+  return a.bits[(int64_t(head) * a.block_rows + row / a.block) * a.bits_stride + block / 32] >> (block % 32) & 1;
 }
 
 // One block: a row of a head. Exact: all in float64. Plain: scores and sums in fp32, probabilities and output rounded to T.
@@ -114,31 +112,34 @@ struct Shape {
   int dtype, head_dim, kv_heads, group, rows, first_row, window;
   bool lse, alias;
   float spread;     // of the queries: larger makes sharper distributions
-  int block = 0;    // of the block lists; 0: none
-  float share = 0;  // of the blocks that a list has; 0: some lists are empty
+  int block = 0;    // of the set of blocks; 0: none
+  float share = 0;  // of the blocks that are in it; 0: some rows have none
 };
 
-// Block lists for query rows [first_row, first_row + rows): ascending, each block by chance, with the first and the diagonal one where
-// `anchored`. Lists of all heads one after another, each with one more start than it has rows of blocks.
-struct Lists {
-  std::vector<int32_t> starts, columns;
+// A set of blocks for query rows [first_row, first_row + rows): each by chance, with the first and the diagonal one where `anchored`, and
+// whatever past the diagonal.
+struct Set {
+  std::vector<uint32_t> bits;
   int64_t stride = 0;
+  int rows = 0;
   double blocks = 0, all = 0;
 
-  Lists(int heads, int rows, int first_row, int block, float share, bool anchored, uint32_t seed) {
+  Set(int heads, int count, int first_row, int block, float share, bool anchored, uint32_t seed) {
     std::mt19937 random(seed);
-    stride = (rows + block - 1) / block;
-    starts.push_back(0);
+    rows = (count + block - 1) / block;
+    stride = (first_row / block + rows + 31) / 32 + 1;
+    bits.resize(heads * rows * stride);
     for (int h = 0; h < heads; ++h)
-      for (int64_t b = 0; b < stride; ++b) {
-        const int diagonal = first_row / block + int(b);
-        for (int c = 0; c <= diagonal; ++c)
-          if ((anchored && (c == 0 || c == diagonal)) || random() < share * 4294967296.0f) columns.push_back(c);
-        starts.push_back(int32_t(columns.size()));
+      for (int b = 0; b < rows; ++b) {
+        const int diagonal = first_row / block + b;
+        uint32_t* row = bits.data() + (int64_t(h) * rows + b) * stride;
+        for (int c = 0; c < stride * 32; ++c) {
+          if (!(anchored && (c == 0 || c == diagonal)) && random() >= share * 4294967296.0f) continue;
+          row[c / 32] |= 1u << (c % 32);
+          blocks += c <= diagonal;
+        }
         all += diagonal + 1;
       }
-    blocks = double(columns.size());
-    if (columns.empty()) columns.push_back(0);
   }
 };
 
@@ -158,7 +159,7 @@ class Checker {
   }
 
  private:
-  Buffer q_, out_, k_, v_, lse_, counter_, sampled_, exact_, plain_, exact_lse_, starts_, columns_, order_;
+  Buffer q_, out_, k_, v_, lse_, counter_, sampled_, exact_, plain_, exact_lse_, bits_, order_;
   uint64_t seed_ = 1;
 
   template <class T>
@@ -188,12 +189,12 @@ class Checker {
     a.q = q_.data, a.k = k_.data, a.v = v_.data, a.counter = static_cast<int32_t*>(counter_.data);
     a.lse = s.lse ? static_cast<float*>(lse_.data) : nullptr;
     if (s.block > 0) {
-      const Lists lists(heads, s.rows, s.first_row, s.block, s.share, s.share > 0, uint32_t(seed_));
-      starts_.resize(lists.starts.size() * 4), columns_.resize(lists.columns.size() * 4), order_.resize(kva::attention_order_items(s.rows, heads) * 4);
-      must(cudaMemcpy(starts_.data, lists.starts.data(), lists.starts.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
-      must(cudaMemcpy(columns_.data, lists.columns.data(), lists.columns.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
-      a.lists = static_cast<const int32_t*>(starts_.data), a.columns = static_cast<const int32_t*>(columns_.data);
-      a.list_stride = lists.stride, a.block = s.block, a.order = static_cast<int32_t*>(order_.data);
+      const Set set(heads, s.rows, s.first_row, s.block, s.share, s.share > 0, uint32_t(seed_));
+      bits_.resize(set.bits.size() * 4), order_.resize(kva::attention_items(s.rows, heads) * 8);
+      must(cudaMemcpy(bits_.data, set.bits.data(), set.bits.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
+      a.bits = static_cast<const uint32_t*>(bits_.data), a.bits_stride = set.stride, a.block_rows = set.rows, a.block = s.block;
+      a.order = static_cast<int32_t*>(order_.data);
+      if (heads % 3 == 0) a.dense[0] = 2;  // the second head reads everything
     }
 
     std::vector<int> sampled;
@@ -344,17 +345,16 @@ void time_one(const char* name, int dtype, int head_dim, int rows, int first_row
   const int64_t width = int64_t(heads) * head_dim;
   AttentionPrefill a = {q.data, out.data, width, width, k.data, v.data, int64_t(keys) * head_dim, nullptr, 0, static_cast<int32_t*>(counter.data),
                               rows, first_row, heads, kv_heads, head_dim, 0, dtype, 1 / std::sqrt(float(head_dim)), nullptr};
-  static Buffer starts, columns, order;
+  static Buffer bits, order;
   double pairs = double(rows) * first_row + double(rows) * rows / 2, density = 1;
   if (block > 0) {
-    const Lists lists(heads, rows, first_row, block, share, true, 5);
-    starts.resize(lists.starts.size() * 4), columns.resize(lists.columns.size() * 4), order.resize(kva::attention_order_items(rows, heads) * 4);
-    must(cudaMemcpy(starts.data, lists.starts.data(), lists.starts.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
-    must(cudaMemcpy(columns.data, lists.columns.data(), lists.columns.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
-    a.lists = static_cast<const int32_t*>(starts.data), a.columns = static_cast<const int32_t*>(columns.data);
-    a.list_stride = lists.stride, a.block = block, a.order = static_cast<int32_t*>(order.data);
-    density = lists.blocks / lists.all;
-    pairs = lists.blocks / heads * block * block;
+    const Set set(heads, rows, first_row, block, share, true, 5);
+    bits.resize(set.bits.size() * 4), order.resize(kva::attention_items(rows, heads) * 8);
+    must(cudaMemcpy(bits.data, set.bits.data(), set.bits.size() * 4, cudaMemcpyHostToDevice), "cudaMemcpy");
+    a.bits = static_cast<const uint32_t*>(bits.data), a.bits_stride = set.stride, a.block_rows = set.rows, a.block = block;
+    a.order = static_cast<int32_t*>(order.data);
+    density = set.blocks / set.all;
+    pairs = set.blocks / heads * block * block;
   }
   if (!variant->takes(a)) return;
   cudaEvent_t begin, end;
