@@ -7,7 +7,7 @@ namespace kva::device {
 constexpr int kOrderThreads = 1024, kOrderBins = 2048;
 
 // counts[index]: key blocks that item `index` reads; a warp each. A query tile is a query block.
-__global__ void __launch_bounds__(256) attention_count_kernel(const AttentionShape shape, int32_t* counts) {
+static __global__ void __launch_bounds__(256) attention_count_kernel(const AttentionShape shape, int32_t* counts) {
   const int index = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (index >= shape.items()) return;
   const AttentionItem item = attention_item(shape, index);
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(256) attention_count_kernel(const AttentionSha
 }
 
 // One block per section: a counting sort, one warp ranking 32 items at a time so that equal ones stay in place.
-__global__ void __launch_bounds__(kOrderThreads) attention_order_kernel(const AttentionShape shape, const int32_t* counts, int32_t* order) {
+static __global__ void __launch_bounds__(kOrderThreads) attention_order_kernel(const AttentionShape shape, const int32_t* counts, int32_t* order) {
   __shared__ int starts[kOrderBins];
   __shared__ uint16_t bins[kOrderThreads];
   const int per_section = shape.tiles * shape.section_heads * shape.group();

@@ -42,11 +42,17 @@ struct Ring {
   }
 };
 
-// ---- tensor copies: a box of a four-dimensional map into shared memory; the barrier counts its bytes ----
+// ---- tensor copies: a box of a map of four or five dimensions into shared memory; the barrier counts its bytes ----
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, uint32_t barrier, int c0, int c1, int c2, int c3) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
       ::"r"(to), "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
+}
+__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, uint32_t barrier, int c0, int c1, int c2, int c3, int c4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];"
+      ::"r"(to), "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
       : "memory");
 }
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
@@ -98,6 +104,12 @@ __device__ __forceinline__ void pin(float (&registers)[Count]) {
   KVA_NAMES32       \
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
+#define KVA_NAMES128                                                                                                                  \
+  KVA_NAMES64                                                                                                                         \
+  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"  \
+  ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121"     \
+  ",%122,%123,%124,%125,%126,%127"
+
 // `multiply(d, a, b, add, T{})`: a and b in shared memory, both contraction-major; d is replaced where add is 0.
 // `multiply_transposed(d, a, b, T{})`: a in registers, laid out as for mma.sync; b transposed in shared memory.
 #define KVA_MULTIPLY(T, type)                                                                                               \
@@ -105,6 +117,12 @@ __device__ __forceinline__ void pin(float (&registers)[Count]) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"                                                           \
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" KVA_NAMES64 "}, %64, %65, add, 1, 1, 0, 0;\n}" \
                  : KVA_D32(d, 0), KVA_D32(d, 32)                                                                            \
+                 : "l"(a), "l"(b), "r"(add));                                                                               \
+  }                                                                                                                         \
+  __device__ __forceinline__ void multiply(float (&d)[128], uint64_t a, uint64_t b, int add, T) {                           \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"                                                          \
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" KVA_NAMES128 "}, %128, %129, add, 1, 1, 0, 0;\n}" \
+                 : KVA_D32(d, 0), KVA_D32(d, 32), KVA_D32(d, 64), KVA_D32(d, 96)                                            \
                  : "l"(a), "l"(b), "r"(add));                                                                               \
   }                                                                                                                         \
   __device__ __forceinline__ void multiply_transposed(float (&d)[64], const uint32_t* a, uint64_t b, T) {                   \
@@ -124,6 +142,7 @@ __device__ __forceinline__ void pin(float (&registers)[Count]) {
 KVA_MULTIPLY(__nv_bfloat16, "bf16")
 KVA_MULTIPLY(__half, "f16")
 #undef KVA_MULTIPLY
+#undef KVA_NAMES128
 #undef KVA_NAMES64
 #undef KVA_NAMES32
 #undef KVA_D32

@@ -37,4 +37,19 @@ inline cudaError_t encode_heads(CUtensorMap* map, CUtensorMapDataType type, cons
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+// 16-bit rows [heads, rows, head_dim] taken `run` at a time, rows / run whole runs, as dimensions (64 columns, run, runs, head_dim / 64, heads). A
+// box is one row of each of box_runs runs: in shared memory [box_runs, 64] in the 128-byte swizzle; runs past the end are zeros.
+inline cudaError_t encode_runs(CUtensorMap* map, CUtensorMapDataType type, const void* base, int heads, int64_t rows, int head_dim,
+                               int64_t head_stride, int64_t row_stride, int run, int box_runs) {
+  PFN_cuTensorMapEncodeTiled_v12000 encode;
+  const cudaError_t error = tensor_map_encoder(&encode);
+  if (error != cudaSuccess) return error;
+  const cuuint64_t sizes[5] = {64, cuuint64_t(run), cuuint64_t(rows / run), cuuint64_t(head_dim / 64), cuuint64_t(heads)};
+  const cuuint64_t strides[4] = {cuuint64_t(row_stride * 2), cuuint64_t(row_stride * 2 * run), 128, cuuint64_t(head_stride * 2)};
+  const cuuint32_t box[5] = {64, 1, cuuint32_t(box_runs), 1, 1}, steps[5] = {1, 1, 1, 1, 1};
+  const CUresult result = encode(map, type, 5, const_cast<void*>(base), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 }  // namespace kva
