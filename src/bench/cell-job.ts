@@ -3,9 +3,10 @@ import { KvaError } from "../native/error.ts";
 import type { BenchmarkConfig } from "./config-schema.ts";
 import { type Cell, cellSamples, type ReadySample } from "./dataset.ts";
 import type { Calibration } from "./fit.ts";
+import { longbenchTask } from "./longbench-tasks.ts";
 import type { PreparedSample } from "./rows.ts";
-import { rulerTask } from "./ruler-tasks.ts";
-import type { Metric, TextCodec } from "./sample.ts";
+import type { Metric, Sample, TextCodec } from "./sample.ts";
+import { sourceOf, taskFacts } from "./tasks.ts";
 
 export interface CellJob {
   config: BenchmarkConfig;
@@ -22,7 +23,7 @@ export interface CellJob {
 }
 
 /** A sample as it crosses from a worker: the scorer's name in place of the scorer. */
-export type PlainSample = Omit<PreparedSample, "score"> & { metric: Metric };
+export type PlainSample = Omit<PreparedSample, "score"> & { metric: Metric; firstLine?: boolean };
 
 export interface CellResult {
   samples: PlainSample[];
@@ -33,19 +34,21 @@ export interface CellResult {
 
 export function runCellJob(job: CellJob, codec: TextCodec): CellResult {
   const { config, cell, from, to, contextLength } = job;
-  const cap = config.max_new_tokens[cell.task] ?? rulerTask(cell.task).cap;
-  const maxPrompt = config.on_overflow === "error" ? Infinity : contextLength - cap;
+  const cap = config.max_new_tokens[cell.task] ?? taskFacts(config, cell.task).cap;
+  const refused = cell.length !== null && config.on_overflow === "error"; // with a sentence that names the model's length
+  const maxPrompt = refused ? Infinity : contextLength - cap;
   const remarks = new Set<string>();
   const samples: PlainSample[] = [];
   const found: { calibration?: Calibration } = job.calibration ? { calibration: job.calibration } : {};
   for (const ready of cellSamples(config, cell, codec, { from, to, maxPrompt, found })) {
-    samples.push(plain(ready, job));
-    remark(ready, remarks);
+    samples.push(plain(ready, job, codec));
+    remark(ready, config, remarks);
   }
   return { samples, remarks: [...remarks], ...found };
 }
 
-function plain({ sample, prompt, ids, questionStart }: ReadySample, { config, contextLength, keepText }: CellJob) {
+function plain(ready: ReadySample, { config, contextLength, keepText }: CellJob, codec: TextCodec): PlainSample {
+  const { sample, prompt, ids, questionStart, truncated } = ready;
   if (ids.length + sample.maxNewTokens > contextLength) {
     throw new KvaError(
       "data",
@@ -62,6 +65,8 @@ function plain({ sample, prompt, ids, questionStart }: ReadySample, { config, co
     refs: sample.refs,
     prompt: keepText ? prompt.text : "",
     metric: sample.metric,
+    ...(truncated && { truncated }),
+    ...longbenchFacts(sample, codec),
   };
   if (config.view === "question_aware") return result;
   if (questionStart !== null) return { ...result, questionStart };
@@ -71,8 +76,27 @@ function plain({ sample, prompt, ids, questionStart }: ReadySample, { config, co
   );
 }
 
-function remark({ sample, prompt, truncated }: ReadySample, remarks: Set<string>): void {
-  if (sample.source === "builtin") remarks.add("Samples: built-in texts.");
+/** what LongBench's records say beside prompt and answers, and how their answers end */
+function longbenchFacts({ task, length, meta }: Sample, codec: TextCodec): Partial<PlainSample> {
+  if (length !== null) return {};
+  const newline = longbenchTask(task).stopsAtNewline ? codec.encode("\n", { special: false }).at(-1) : undefined;
+  return {
+    sourceLength: meta.sourceLength as number,
+    ...(meta.classes !== undefined && { classes: meta.classes as string[] }),
+    ...(meta.firstLine === true && { firstLine: true }),
+    ...(newline !== undefined && { stopIds: [newline], minNewTokens: 1 }),
+  };
+}
+
+const sourceRemarks = {
+  builtin: "Samples: built-in texts.",
+  "stand-in": "Samples: the built-in stand-in set; its scores say nothing about LongBench.",
+  "official-file": undefined,
+};
+
+function remark({ prompt, truncated }: ReadySample, config: BenchmarkConfig, remarks: Set<string>): void {
+  const source = sourceRemarks[sourceOf(config)];
+  if (source !== undefined) remarks.add(source);
   if (truncated) remarks.add("Prompts over the limit are cut in the middle.");
   if (prompt.hadTemplate) remarks.add("Prompts of the files have a template inside; none was added.");
   if (prompt.prefixMode !== "assistant") remarks.add(`The start of the answer: prefix_mode ${prompt.prefixMode}.`);

@@ -1,5 +1,7 @@
 // Every key of a benchmark file: its check, and what it means when it is absent. Run flags are keys too.
 import * as v from "valibot";
+import { longbenchDefaults, longbenchNames } from "./longbench-tasks.ts";
+import { truncations } from "./longbench-truncate.ts";
 import { overflowPolicies } from "./overflow.ts";
 import { rulerTaskNames, shortestLength, standardLengths } from "./ruler-tasks.ts";
 
@@ -72,7 +74,9 @@ const dtype = v.pipe(
 );
 
 /** the benchmarks there are, and their tasks */
-export const benchmarks = { RULER: rulerTaskNames } as const;
+export const benchmarks = { RULER: rulerTaskNames, LongBench: longbenchNames } as const;
+/** the tasks of a file that names none */
+export const defaultTasks = { RULER: rulerTaskNames, LongBench: longbenchDefaults } as const;
 export type BenchmarkName = keyof typeof benchmarks;
 const benchmarkNames = Object.keys(benchmarks) as BenchmarkName[];
 const benchmark = v.pipe(
@@ -94,6 +98,9 @@ const schemas = {
   prefix_mode: choice(["assistant", "user", "none"]),
   fewshot: choice(["turn", "inline"]),
   on_overflow: choice(overflowPolicies),
+  truncate: choice(truncations),
+  prompt_file: v.nullable(text),
+  code_sim: choice(["difflib", "levenshtein"]),
   shuffle_questions: flag,
   view: choice(["question_aware", "context_only"]),
   max_new_tokens: v.record(v.string(), whole(1), "must map tasks to numbers"),
@@ -162,6 +169,9 @@ export const configDefaults = {
   template: "auto",
   prefix_mode: "assistant",
   on_overflow: "error",
+  truncate: "tokens",
+  prompt_file: null,
+  code_sim: "difflib",
   shuffle_questions: false,
   view: "question_aware",
   max_new_tokens: {},

@@ -11,10 +11,11 @@ import {
   type ConfigValues,
   configDefaults,
   configKeys,
+  defaultTasks,
   keyAliases,
   keySchemas,
 } from "./config-schema.ts";
-import { readParams, rulerTask } from "./ruler-tasks.ts";
+import { readParams, rulerTask, rulerTaskNames } from "./ruler-tasks.ts";
 
 type Path = readonly (string | number)[];
 
@@ -116,6 +117,7 @@ function checkParams(source: Source, tasks: readonly string[], given: Record<str
   const checked: Record<string, Record<string, unknown>> = {};
   for (const [name, params] of Object.entries(given)) {
     const task = findTask(source, tasks, name, "params", [name]);
+    if (!rulerTaskNames.includes(task)) throw source.atKey("params", [name], `${task} has no parameters`, "key");
     const read = readParams(rulerTask(task), params);
     if ("issue" in read) throw source.atKey("params", [name, read.issue.key], read.issue.message);
     checked[task] = read.params;
@@ -148,14 +150,15 @@ export function parseBenchmarkConfig(text: string, file: string): BenchmarkConfi
       "without data_dir there are no files to load; set data_dir, or build_data to true",
     );
   }
-  if (values.num_samples === null && values.build_data !== false) {
+  if (values.num_samples === null && benchmark_name === "RULER" && values.build_data !== false) {
     throw source.atKey("num_samples", [], "must be a number where samples are generated; null, for all, needs files");
   }
   return {
     ...configDefaults,
+    ...(benchmark_name === "LongBench" && { on_overflow: "truncate_middle" as const }),
     ...values,
     benchmark_name,
-    task_names: named ?? [...tasks],
+    task_names: named ?? [...defaultTasks[benchmark_name]],
     max_new_tokens: byTask(source, tasks, "max_new_tokens", values.max_new_tokens ?? {}),
     params: checkParams(source, tasks, values.params ?? {}),
   };

@@ -3,13 +3,17 @@ import { KvaError } from "../native/error.ts";
 import type { BenchmarkConfig } from "./config-schema.ts";
 import type { Calibration } from "./fit.ts";
 import { findRulerFile, readRulerFile } from "./jsonl.ts";
+import { longbenchSamples } from "./longbench.ts";
+import { longbenchTask } from "./longbench-tasks.ts";
+import { cutSample } from "./longbench-truncate.ts";
 import { applyLimit } from "./overflow.ts";
 import { type RulerSample, rulerSample } from "./ruler.ts";
 import { assemble, type Prompt, type PromptOptions, type Sample, type TextCodec } from "./sample.ts";
 
 export interface Cell {
   task: string;
-  length: number;
+  /** null: LongBench, whose texts have their own */
+  length: number | null;
 }
 
 export interface ReadySample {
@@ -24,13 +28,15 @@ export interface ReadySample {
 
 /** task by task and length by length, in the order of the file */
 export function benchmarkCells(config: BenchmarkConfig): Cell[] {
-  return config.task_names.flatMap((task) => config.length.map((length) => ({ task, length })));
+  const lengths = config.benchmark_name === "LongBench" ? [null] : config.length;
+  return config.task_names.flatMap((task) => lengths.map((length) => ({ task, length })));
 }
 
 export function promptOptions(config: BenchmarkConfig, task: string): PromptOptions {
-  const plain = (config.no_template_tasks ?? []).some((name) => name === "all" || task.includes(name));
+  const wantsChat = config.benchmark_name !== "LongBench" || longbenchTask(task).chat;
+  const listed = (config.no_template_tasks ?? []).some((name) => name === "all" || task.includes(name));
   return {
-    template: plain ? "none" : config.template,
+    template: listed || !wantsChat ? "none" : config.template,
     prefixMode: config.prefix_mode,
     ...(config.fewshot && { fewshot: config.fewshot }),
   };
@@ -53,7 +59,12 @@ export interface Range {
 
 type Wanted = Required<Pick<Range, "from" | "to" | "found">>;
 
-function* loaded(config: BenchmarkConfig, { task, length }: Cell, { from, to }: Wanted, codec: TextCodec) {
+interface RulerCell {
+  task: string;
+  length: number;
+}
+
+function* loaded(config: BenchmarkConfig, { task, length }: RulerCell, { from, to }: Wanted, codec: TextCodec) {
   const path = findRulerFile(config.data_dir!, task, length);
   for (const read of readRulerFile(path, { task, length, limit: to }).slice(from)) {
     const sample = { ...read, maxNewTokens: config.max_new_tokens[task] ?? read.maxNewTokens };
@@ -68,7 +79,12 @@ function* loaded(config: BenchmarkConfig, { task, length }: Cell, { from, to }: 
   }
 }
 
-function* generated(config: BenchmarkConfig, { task, length }: Cell, { from, to, found }: Wanted, codec: TextCodec) {
+function* generated(
+  config: BenchmarkConfig,
+  { task, length }: RulerCell,
+  { from, to, found }: Wanted,
+  codec: TextCodec,
+) {
   const params = { ...config.params[task] };
   if (task.startsWith("qa") && config.shuffle_questions) params.shuffleQuestions ??= true;
   const maxNewTokens = config.max_new_tokens[task];
@@ -102,15 +118,46 @@ function withinLimit(
   return { sample, prompt, ids: fitted.ids, questionStart, truncated: fitted.truncated };
 }
 
+function* ofLongbench(
+  config: BenchmarkConfig,
+  task: string,
+  { from, to }: Wanted,
+  codec: TextCodec,
+  maxPrompt: number,
+) {
+  const request = {
+    task,
+    dataDir: config.data_dir,
+    promptFile: config.prompt_file,
+    seed: config.seed,
+    levenshtein: config.code_sim === "levenshtein",
+    ...(config.max_new_tokens[task] !== undefined && { maxNewTokens: config.max_new_tokens[task] }),
+  };
+  const limit = { text: config.max_length ?? Infinity, prompt: maxPrompt, how: config.truncate };
+  for (const sample of longbenchSamples(request, from, to)) {
+    const ready = cutSample(sample, codec, promptOptions(config, task), limit);
+    if (ready.truncated && config.on_overflow === "skip") continue;
+    if (ready.truncated && config.on_overflow === "error") {
+      throw new KvaError(
+        "data",
+        `${sample.id}: the prompt has ${ready.prompt.ids.length} tokens, which is over the limit; raise max_length, or set ` +
+          "on_overflow to truncate_middle or skip",
+      );
+    }
+    yield ready;
+  }
+}
+
 /** The samples of a cell, one at a time. */
 export function* cellSamples(
   config: BenchmarkConfig,
-  cell: Cell,
+  { task, length }: Cell,
   codec: TextCodec,
   { from = 0, to = sampleCount(config), maxPrompt = Infinity, found = {} }: Range = {},
 ): Generator<ReadySample> {
+  if (length === null) return yield* ofLongbench(config, task, { from, to, found }, codec, maxPrompt);
   const make = config.build_data ? generated : loaded;
-  for (const made of make(config, cell, { from, to, found }, codec)) {
+  for (const made of make(config, { task, length }, { from, to, found }, codec)) {
     const ready = withinLimit(made, Math.min(maxPrompt, config.max_length ?? Infinity), config);
     if (ready !== null) yield ready;
   }

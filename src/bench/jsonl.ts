@@ -185,7 +185,7 @@ export function readRulerFile(path: string, options: RulerFileOptions = {}): Sam
 }
 
 /** one line, everything outside of ASCII escaped */
-function jsonLine(row: object): string {
+export function jsonLine(row: object): string {
   const escaped = (char: string) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`;
   return `${JSON.stringify(row).replace(/[\u0080-\uffff]/g, escaped)}\n`;
 }
@@ -216,18 +216,5 @@ export function sampleLine(sample: Sample): string {
       context: context.length,
     },
     meta: sample.meta,
-  });
-}
-
-/** A line of a prediction file that the reference scorer reads. */
-export function predictionLine(sample: Sample, prediction: string): string {
-  return jsonLine({
-    index: ordinal(sample),
-    pred: prediction,
-    input: inputOf(sample),
-    outputs: sample.refs,
-    others: { id: sample.id },
-    truncation: -1,
-    length: sample.length,
   });
 }

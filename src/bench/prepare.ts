@@ -41,7 +41,7 @@ export async function prepareSamples(
   const count = sampleCount(config);
   const jobs = benchmarkCells(config).map((cell): CellJob[] => {
     const common = { config, cell, contextLength, keepText };
-    if (!config.build_data) return [{ ...common, from: 0, to: count }]; // a file is read once
+    if (cell.length === null || !config.build_data) return [{ ...common, from: 0, to: count }]; // a file is read once
     const step = threads === 0 ? 1 : Math.max(1, Math.floor(tokensOfJob / cell.length));
     const starts = Array.from({ length: Math.ceil(count / step) }, (_, i) => i * step);
     return starts.map((from) => ({ ...common, from, to: Math.min(count, from + step) }));
@@ -61,13 +61,18 @@ export async function prepareSamples(
   return { samples, remarks: [...remarks] };
 }
 
-function withScore({ metric, ...sample }: PlainSample): PreparedSample {
-  return { ...sample, score: (prediction) => scoreSample(metric, prediction, sample.refs) };
+function withScore({ metric, firstLine, ...sample }: PlainSample): PreparedSample {
+  const facts = { ...(sample.classes && { classes: sample.classes }), ...(firstLine && { firstLine }) };
+  return { ...sample, score: (prediction) => scoreSample(metric, prediction, sample.refs, facts) };
 }
 
 function workersFor(config: BenchmarkConfig): number {
   const count = sampleCount(config);
-  const tokens = benchmarkCells(config).reduce((sum, { length }) => sum + length * count, 0);
+  const longbenchTokens = config.data_dir === null ? 0 : Math.min(count, 200) * 10_000; // about
+  const tokens = benchmarkCells(config).reduce(
+    (sum, { length }) => sum + (length === null ? longbenchTokens : length * count),
+    0,
+  );
   return tokens < worthWorkers ? 0 : availableParallelism();
 }
 
@@ -100,7 +105,8 @@ async function inWorkers(
     return result.calibration;
   };
   const order = jobs.map((_, cell) => cell);
-  order.sort((a, b) => jobs[b]![0]!.cell.length - jobs[a]![0]!.cell.length);
+  const length = (cell: number) => jobs[cell]![0]!.cell.length ?? 0;
+  order.sort((a, b) => length(b) - length(a));
   try {
     await Promise.all(
       order.map(async (cell) => {

@@ -1,5 +1,6 @@
 // results.json: lm-eval's layout (results by task with metric,filter keys; the filter is the method), and all cells as they are.
 import type { Cells, TaskCell } from "./cells.ts";
+import type { MethodFindings } from "./findings.ts";
 
 export interface ResultsContext {
   /** version of the way a task's samples are made, and its metric */
@@ -7,6 +8,7 @@ export interface ResultsContext {
   /** effective configuration */
   config: Record<string, unknown>;
   facts: Record<string, unknown>;
+  findings: readonly MethodFindings[];
 }
 
 /** `4096,SnapKV`: the metric of lm-eval's RULER tasks is the length. */
@@ -37,6 +39,7 @@ export function makeResults(cells: Cells, context: ResultsContext): Record<strin
     config: context.config,
     ...context.facts,
     methods: cells.methods,
+    findings: context.findings,
     cells: { by_task: cells.byTask, accuracy: cells.accuracy, cost: cells.cost, totals: cells.totals },
   };
 }

@@ -30,6 +30,8 @@ export const rowSchema = v.looseObject({
   error: v.optional(v.string()),
   attempts: count,
   device: v.string(),
+  truncated: v.optional(v.boolean()),
+  source_length: v.optional(count),
   prompt_tokens: count,
   new_tokens: count,
   ttft_ms: count,
@@ -74,6 +76,14 @@ export interface PreparedSample {
   refs: string[];
   /** the prompt's text; "" where rows do not carry it */
   prompt: string;
+  /** more tokens that end the answer, but among its first `minNewTokens` */
+  stopIds?: number[];
+  minNewTokens?: number;
+  /** something of the prompt's middle was left out */
+  truncated?: boolean;
+  /** LongBench: the record's length, in words or Chinese characters, and its classes */
+  sourceLength?: number;
+  classes?: string[];
   /** 0 to 1 */
   score(prediction: string): number;
 }
@@ -165,6 +175,8 @@ function head({ key, sample, method, batch, repeat }: Task, context: RowContext)
     sequences: context.sequences,
     repeat,
     refs: sample.refs,
+    ...(sample.truncated && { truncated: true }),
+    ...(sample.sourceLength !== undefined && { source_length: sample.sourceLength }),
     attempts: context.attempts,
     device: context.device,
     ...(context.logSamples ? { prompt: sample.prompt } : {}),

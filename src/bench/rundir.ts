@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import * as v from "valibot";
 import { KvaError } from "../native/error.ts";
 import type { KeptRow } from "./kept-rows.ts";
@@ -95,6 +95,7 @@ export class RunDirectory {
     const path = join(this.path, name);
     const draft = `${path}.${process.pid}.new`;
     try {
+      mkdirSync(dirname(path), { recursive: true });
       writeFileSync(draft, text);
       const handle = openSync(draft, "r");
       fsyncSync(handle);
@@ -162,10 +163,12 @@ export const samplesFile = (row: RowPlace): string => `samples_${fileEnding(row)
 /** `kept_SnapKV_vt_4096.jsonl`, beside it where kept rows are logged */
 export const keptFile = (row: RowPlace): string => `kept_${fileEnding(row)}`;
 
-function fileEnding(row: RowPlace): string {
+const fileEnding = (row: RowPlace) => `${methodFile(row)}_${row.task}_${row.length ?? "all"}.jsonl`;
+
+/** A method's name in file names. */
+export function methodFile(row: Pick<RowPlace, "method" | "method_hash">): string {
   const name = row.method.replaceAll(/\[[^\]]*\]/g, "").replaceAll(/[^\w.+@-]+/g, "_");
-  const method = row.method.includes("[") ? `${name}-${row.method_hash}` : name;
-  return `${method}_${row.task}_${row.length ?? "all"}.jsonl`;
+  return row.method.includes("[") ? `${name}-${row.method_hash}` : name;
 }
 
 /** Every readable row of a run directory, in file order. Torn or foreign lines are passed over. */

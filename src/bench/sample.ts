@@ -1,5 +1,7 @@
 // One benchmark sample in its normal form, and the prompt it becomes: text, token ids, where the question starts.
 
+import type { LongbenchMetric } from "./longbench-score.ts";
+
 export interface Message {
   role: "user" | "assistant";
   content: string;
@@ -9,13 +11,15 @@ export interface Message {
 export interface TextCodec {
   /** `special: false` leaves out the tokens that the tokenizer puts around every text */
   encode(text: string, options?: { special?: boolean }): number[];
+  /** special tokens left out */
+  decode?(ids: readonly number[]): string;
   readonly hasChatTemplate?: boolean;
   applyChatTemplate?(messages: readonly Message[], options: { addGenerationPrompt: boolean; date: Date }): string;
   /** contents of the special tokens; a file's prompt that has one of them inside is templated already */
   readonly specialTokens?: readonly string[];
 }
 
-export type Metric = "string_match_all" | "string_match_part";
+export type Metric = "string_match_all" | "string_match_part" | LongbenchMetric;
 export type PrefixMode = "assistant" | "user" | "none";
 
 /** A worked example before the sample: an earlier exchange with a chat template, plain text without one. */
@@ -25,10 +29,10 @@ export interface Exchange {
 }
 
 export interface Sample {
-  /** `<task>/<length>/<ordinal>` */
+  /** `<task>/<length>/<ordinal>`; LongBench: `<task>/all/<ordinal>` */
   id: string;
   task: string;
-  /** RULER: the token budget */
+  /** RULER: the token budget; null: the length of the text itself */
   length: number | null;
   source: "builtin" | "official-file";
   example?: Exchange;
@@ -85,7 +89,7 @@ const instructionMarkers = [
 ];
 
 function holdsTemplate(sample: Parts, codec: TextCodec): boolean {
-  if (sample.source === "builtin") return false;
+  if (sample.source === "builtin" || sample.meta.anyText === true) return false;
   const start = (sample.lead + sample.context).trimStart();
   if (instructionMarkers.some((marker) => start.startsWith(marker))) return true;
   return (codec.specialTokens ?? []).some(

@@ -1,4 +1,5 @@
 // Scores of predictions: RULER's string match, task scores, and the averages over lengths.
+import { longbenchScore, type ScoreFacts } from "./longbench-score.ts";
 import type { Metric } from "./sample.ts";
 
 /** stripped; each of U+0000 to U+001F becomes a newline; stripped again */
@@ -23,14 +24,16 @@ export function stringMatchPart(prediction: string, refs: readonly string[]): nu
   return found(prediction, refs) > 0 ? 1 : 0;
 }
 
-const metrics: Record<Metric, (prediction: string, refs: readonly string[]) => number> = {
-  string_match_all: stringMatchAll,
-  string_match_part: stringMatchPart,
-};
-
 /** the score of one sample, 0 to 1 */
-export function scoreSample(metric: Metric, prediction: string, refs: readonly string[]): number {
-  return metrics[metric](prediction, refs);
+export function scoreSample(
+  metric: Metric,
+  prediction: string,
+  refs: readonly string[],
+  facts: ScoreFacts = {},
+): number {
+  if (metric === "string_match_all") return stringMatchAll(prediction, refs);
+  if (metric === "string_match_part") return stringMatchPart(prediction, refs);
+  return longbenchScore(metric, prediction, refs, facts);
 }
 
 export function isNull(prediction: string): boolean {

@@ -1,7 +1,10 @@
 // The two tables of a run: accuracy (lengths x methods, total times below) and cost (a row for each length and method).
 import type { AccuracyCell, Cells, CostCell, Counts, Measure, TotalCell } from "./cells.ts";
 import { average } from "./cells.ts";
+import { findingRows, rangeRow } from "./finding-rows.ts";
+import type { MethodFindings } from "./findings.ts";
 import { formatBytes, formatCount, formatDuration, formatFactor, formatMs, formatRate, formatShare } from "./format.ts";
+import type { Interval } from "./intervals.ts";
 import { blank, type Cell, type Column, type TableData, text } from "./table.ts";
 
 export interface TableContext {
@@ -10,6 +13,8 @@ export interface TableContext {
   view: string;
   /** what else a reader must know: changed caps, source of the samples */
   remarks: string[];
+  /** averages, comparisons and ranks, as rows below the scores */
+  findings?: readonly MethodFindings[];
 }
 
 const lengthText = (length: number | null) => (length === null ? "all" : formatCount(length));
@@ -17,30 +22,47 @@ const lengthText = (length: number | null) => (length === null ? "all" : formatC
 export function accuracyTable(cells: Cells, context: TableContext): TableData {
   const find = (method: string, length: number | null) =>
     cells.accuracy.find((cell) => cell.method === method && cell.length === length)!;
+  const byTask = cells.lengths.every((length) => length === null); // LongBench: its sets are the rows
   const columns: Column[] = [
-    { title: "length", key: "length" },
+    byTask ? { title: "data set", key: "task", align: "left" } : { title: "length", key: "length" },
     { title: "n", key: "n" },
     ...cells.methods.map(({ label }): Column => ({ title: broken(label), key: label })),
   ];
-  const rows = cells.lengths.map((length) => {
-    const row = cells.methods.map(({ label }) => find(label, length));
-    return [{ text: lengthText(length), value: length }, samplesCell(row), ...row.map(scoreCell)];
-  });
-  if (cells.lengths.length > 1) rows.push(averageRow(cells, find));
+  const rows = byTask ? taskRows(cells, context.findings ?? []) : lengthRows(cells, find);
+  if (!byTask && cells.lengths.length > 1) rows.push(averageRow(cells, find));
+  const findings = findingRows(context.findings ?? []);
+  rows.push(...findings.rows);
   for (const batch of cells.batches) rows.push(timeRow(cells, batch));
-  const marks = new Set(cells.accuracy.flatMap((cell) => statusNote(cell)));
+  const marks = new Set([...cells.accuracy, ...(byTask ? cells.byTask : [])].flatMap((cell) => statusNote(cell)));
+  const over = byTask ? "" : `, mean over ${counted(cells.tasks.length, "task")}`;
   return {
     title: `Accuracy: ${context.benchmark}, ${context.model}, ${context.view}`,
     columns,
     headColumns: 2,
     rows,
     notes: [
-      `Scores 0 to 100, mean over ${counted(cells.tasks.length, "task")}; below it the 95 % bootstrap interval; n: samples in each cell.`,
+      `Scores 0 to 100${over}; below it the 95 % bootstrap interval; n: samples in each cell.`,
+      ...findings.notes,
       "Time: prefill and decode of all samples, loading not included.",
       ...marks,
       ...context.remarks,
     ],
   };
+}
+
+function lengthRows(cells: Cells, find: (method: string, length: number | null) => AccuracyCell): Cell[][] {
+  return cells.lengths.map((length) => {
+    const row = cells.methods.map(({ label }) => find(label, length));
+    return [{ text: lengthText(length), value: length }, samplesCell(row), ...row.map(scoreCell)];
+  });
+}
+
+function taskRows(cells: Cells, findings: readonly MethodFindings[]): Cell[][] {
+  return cells.tasks.flatMap((task) => {
+    const row = cells.methods.map(({ label }) => cells.byTask.find((c) => c.method === label && c.task === task)!);
+    const ranges = ["0-4k", "4-8k", "8k+"].map((range) => rangeRow(findings, task, range));
+    return [[text(task), samplesCell(row), ...row.map(scoreCell)], ...ranges.filter((range) => range !== null)];
+  });
 }
 
 const counted = (n: number, noun: string) => `${n} ${noun}${n === 1 ? "" : "s"}`;
@@ -53,7 +75,7 @@ function samplesCell(row: Counts[]): Cell {
   return { text: low === high ? String(low) : `${low}-${high}`, value: low };
 }
 
-function scoreCell(cell: AccuracyCell): Cell {
+function scoreCell(cell: Counts & { score: number | null; interval: Interval | null }): Cell {
   if (cell.score === null) return { text: cell.status === "oom" ? "-" : cell.status, value: null };
   const interval = cell.interval ? `\n[${cell.interval.map((x) => x.toFixed(0)).join(", ")}]` : "";
   return {
@@ -62,7 +84,7 @@ function scoreCell(cell: AccuracyCell): Cell {
   };
 }
 
-function statusNote(cell: AccuracyCell): string[] {
+function statusNote(cell: Counts): string[] {
   if (cell.status === "oom") return ["-: out of memory."];
   if (cell.status === "partial") return ["partial: some samples have no score; their rows say why."];
   if (cell.status === "error") return ["error: no sample has a score; their rows say why."];

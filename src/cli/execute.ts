@@ -2,13 +2,15 @@
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { type Cells, makeCells } from "../bench/cells.ts";
+import { makeFindings } from "../bench/findings.ts";
+import { predictionFiles } from "../bench/predictions.ts";
 import { makeResults } from "../bench/results.ts";
 import type { Row } from "../bench/rows.ts";
-import { rulerTask } from "../bench/ruler-tasks.ts";
 import type { RunControl, RunEvent, RunOutcome } from "../bench/run-contract.ts";
 import { RunDirectory } from "../bench/rundir.ts";
 import { runTasks } from "../bench/runner.ts";
 import type { TableContext } from "../bench/tables.ts";
+import { sourceOf, taskFacts } from "../bench/tasks.ts";
 import type { EngineInfo } from "../engine/protocol.ts";
 import { match } from "../plugin/nearest.ts";
 import { layersOf, type Sets, splitPath } from "../plugin/sets.ts";
@@ -48,14 +50,18 @@ export async function execute(settings: Settings, watcher: Watcher = {}, control
     const write = async (wallMs: number) => {
       directory.writeManifest(manifest(settings, run, infos));
       const cells = makeCells(run.plan.tasks, directory.rows);
+      const findings = makeFindings(settings.config.benchmark_name, cells, run.plan.tasks, directory.rows);
       const results = makeResults(cells, {
-        tasks: taskFacts(settings),
+        findings,
+        tasks: allTaskFacts(settings),
         config: settings.config,
         facts: { ...run.facts, devices: infos, wall_ms: wallMs, date: new Date().toISOString() },
       });
       directory.writeFile("results.json", `${JSON.stringify(results, null, 2)}\n`);
+      const predictions = predictionFiles(settings.config.benchmark_name, run.plan.tasks, directory.rows);
+      for (const [name, text] of predictions) directory.writeFile(name, text);
       await writeReport(directory);
-      return { cells, results };
+      return { cells, results, findings };
     };
     let writing: Promise<unknown> = Promise.resolve();
     const outcome = await runTasks(
@@ -69,9 +75,10 @@ export async function execute(settings: Settings, watcher: Watcher = {}, control
       control,
     );
     await writing;
-    const { cells, results } = await write(outcome.wallMs);
+    const { cells, results, findings } = await write(outcome.wallMs);
     const failed = cells.cost.reduce((sum, cell) => sum + cell.errors, 0);
-    return { path, cells, results, outcome, failed, context: tableContext(settings, run), dtype: run.dtype };
+    const context = { ...tableContext(settings, run), findings };
+    return { path, cells, results, outcome, failed, context, dtype: run.dtype };
   } finally {
     await directory.close();
   }
@@ -126,12 +133,12 @@ export function mergedSets(sets: Sets): Record<string, Record<string, unknown>> 
   return merged;
 }
 
-function taskFacts({ config }: Settings) {
-  const source = config.build_data ? "builtin" : "official-file";
+function allTaskFacts({ config }: Settings) {
+  const source = sourceOf(config);
   return Object.fromEntries(
     config.task_names.map((name) => {
-      const { metric, params } = rulerTask(name);
-      return [name, { metric, version: 1, source, params: { ...params, ...config.params[name] } }];
+      const { metric, params, version } = taskFacts(config, name);
+      return [name, { metric, version, source, params: { ...params, ...config.params[name] } }];
     }),
   );
 }

@@ -57,6 +57,8 @@ export interface Request {
   ids: number[];
   maxNewTokens: number;
   stopIds: number[];
+  /** stop ids among the first so many new tokens are taken as they are, and generation goes on */
+  minNewTokens?: number;
   /** context_only view: the first token of the question; rows before it are compressed, the rest is fed token by token */
   questionStart?: number;
   sampling: Sampling;

@@ -178,7 +178,8 @@ export class Sequence {
     const forced = this.forced.shift();
     this.wasFed = forced !== undefined;
     if (forced !== undefined) return forced;
-    if (!this.request.ignoreStop && this.request.stopIds.includes(sampled)) {
+    const { ignoreStop, stopIds, minNewTokens = 0 } = this.request;
+    if (!ignoreStop && this.newIds.length >= minNewTokens && stopIds.includes(sampled)) {
       this.finish = "stop";
       return null;
     }

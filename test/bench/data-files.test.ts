@@ -4,7 +4,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseBenchmarkConfig } from "../../src/bench/config.ts";
 import { benchmarkCells, cellSamples } from "../../src/bench/dataset.ts";
-import { findRulerFile, placeInPath, predictionLine, readRulerFile, sampleLine } from "../../src/bench/jsonl.ts";
+import { findRulerFile, placeInPath, readRulerFile, sampleLine } from "../../src/bench/jsonl.ts";
 import { generateRuler, rulerSample } from "../../src/bench/ruler.ts";
 import { rulerTaskNames } from "../../src/bench/ruler-tasks.ts";
 import { assemble } from "../../src/bench/sample.ts";
@@ -162,19 +162,6 @@ describe("samples of ours", () => {
     expect(line).toContain('"caf\\u00e9"');
     expect(row.input + row.answer_prefix).toBe(prompt.text);
     expect(row).toMatchObject({ index: 0, length: prompt.ids.length + sample.maxNewTokens, outputs: ["caf\u00e9"] });
-  });
-
-  test("have predictions in the form of the reference scorer", () => {
-    const { sample } = rulerSample(request("vt", 512), 3);
-    const row = JSON.parse(predictionLine(sample, "A, B"));
-    expect(Object.keys(row)).toEqual(["index", "pred", "input", "outputs", "others", "truncation", "length"]);
-    expect(row).toMatchObject({
-      index: 3,
-      pred: "A, B",
-      outputs: sample.refs,
-      truncation: -1,
-      others: { id: sample.id },
-    });
   });
 });
 

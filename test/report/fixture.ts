@@ -63,7 +63,10 @@ export function fixture(options: FixtureOptions = {}): string {
   if (options.results !== false) {
     const cells = makeCells(tasks, new Map(rows.map((row) => [identity(row), row])));
     const facts = { date: "2026-01-01T00:10:00.000Z" };
-    writeFileSync(join(path, "results.json"), JSON.stringify(makeResults(cells, { tasks: {}, config: {}, facts })));
+    writeFileSync(
+      join(path, "results.json"),
+      JSON.stringify(makeResults(cells, { tasks: {}, config: {}, facts, findings: [] })),
+    );
   }
   return path;
 }
