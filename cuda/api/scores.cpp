@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "../ops/ops.h"
-#include "check.h"
+#include "check_blocks.h"
 
 using namespace kva;
 
@@ -88,27 +88,45 @@ int32_t kva_topk(kva_tensor* x, int32_t k, kva_tensor* index) {
   });
 }
 
+namespace {
+
+Context& checked_column_sums(Kv& cache, int32_t layer, int32_t first_row, kva_tensor* queries, kva_tensor* lse, float scale, int32_t reduce,
+                             const BlockSet& blocks, kva_tensor* out) {
+  Tensor &q = get(queries, "queries"), &l = get(lse, "lse"), &y = get(out, "out");
+  const KvShape& shape = cache.shape;
+  cache.context.require_eager();
+  require_layer(shape, layer);
+  require_context(q, "queries", cache.context);
+  require_float(q, "queries");
+  require_shape(q, "queries", q.rows, int64_t(shape.heads) * shape.head_dim);
+  get_result(lse, "lse", cache.context, shape.heads, q.rows);
+  get_result(out, "out", cache.context, shape.kv_heads, y.columns);
+  require_plain(cache, layer);
+  int32_t length = cache.shared_length(layer);
+  require(first_row >= 0 && int64_t(first_row) + q.rows <= length, "query rows [%d, %lld) must be rows of the cache, layer %d holds %d",
+          first_row, (long long)first_row + q.rows, layer, length);
+  require(first_row + q.rows <= y.columns, "out has %d columns, the queries see %d rows", y.columns, first_row + q.rows);
+  require(std::isfinite(scale), "scale is %g, it must be finite", scale);
+  require(reduce == KVA_REDUCE_MAX || reduce == KVA_REDUCE_SUM, "reduce is %d, it must be 1 (max) or 2 (sum)", reduce);
+  column_sums(cache.context, cache, layer, first_row, q, l, scale, reduce, blocks, y);
+  return cache.context;
+}
+
+}  // namespace
+
 int32_t kva_column_sums(kva_kv* kv, int32_t layer, int32_t first_row, kva_tensor* queries, kva_tensor* lse, float scale, int32_t reduce,
                         kva_tensor* out) {
   return run("column_sums", [&]() -> Context& {
+    return checked_column_sums(get(kv, "kv"), layer, first_row, queries, lse, scale, reduce, BlockSet{}, out);
+  });
+}
+
+int32_t kva_column_sums_blocks(kva_kv* kv, int32_t layer, int32_t first_row, kva_tensor* queries, kva_tensor* lse, float scale, int32_t reduce,
+                               int32_t block, int32_t first_block, kva_tensor* bits, const int32_t* kinds, kva_tensor* out) {
+  return run("column_sums_blocks", [&]() -> Context& {
     Kv& cache = get(kv, "kv");
-    Tensor &q = get(queries, "queries"), &l = get(lse, "lse"), &y = get(out, "out");
-    const KvShape& shape = cache.shape;
-    cache.context.require_eager();
-    require_layer(shape, layer);
-    require_context(q, "queries", cache.context);
-    require_float(q, "queries");
-    require_shape(q, "queries", q.rows, int64_t(shape.heads) * shape.head_dim);
-    get_result(lse, "lse", cache.context, shape.heads, q.rows);
-    get_result(out, "out", cache.context, shape.kv_heads, y.columns);
-    require_plain(cache, layer);
-    int32_t length = cache.shared_length(layer);
-    require(first_row >= 0 && int64_t(first_row) + q.rows <= length, "query rows [%d, %lld) must be rows of the cache, layer %d holds %d",
-            first_row, (long long)first_row + q.rows, layer, length);
-    require(first_row + q.rows <= y.columns, "out has %d columns, the queries see %d rows", y.columns, first_row + q.rows);
-    require(std::isfinite(scale), "scale is %g, it must be finite", scale);
-    require(reduce == KVA_REDUCE_MAX || reduce == KVA_REDUCE_SUM, "reduce is %d, it must be 1 (max) or 2 (sum)", reduce);
-    column_sums(cache.context, cache, layer, first_row, q, l, scale, reduce, y);
-    return cache.context;
+    const int32_t rows = get(queries, "queries").rows;
+    const BlockSet set = get_read_set(bits, cache.context, cache.shape, first_row, rows, block, first_block, kinds);
+    return checked_column_sums(cache, layer, first_row, queries, lse, scale, reduce, set, out);
   });
 }

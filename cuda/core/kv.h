@@ -5,12 +5,6 @@
 #include "context.h"
 #include "tensor.h"
 
-#if defined(__CUDACC__)
-#define KVA_HOST_DEVICE __host__ __device__
-#else
-#define KVA_HOST_DEVICE
-#endif
-
 namespace kva {
 
 constexpr int32_t max_side_arrays = 4;

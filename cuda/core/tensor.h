@@ -2,6 +2,12 @@
 #pragma once
 #include "dtype.h"
 
+#if defined(__CUDACC__)
+#define KVA_HOST_DEVICE __host__ __device__
+#else
+#define KVA_HOST_DEVICE
+#endif
+
 namespace kva {
 
 struct Context;
@@ -14,12 +20,12 @@ struct Matrix {
   int64_t stride = 0;
   void* data = nullptr;
 
-  explicit operator bool() const { return data != nullptr; }
+  explicit KVA_HOST_DEVICE operator bool() const { return data != nullptr; }
   int64_t count() const { return int64_t(rows) * columns; }
   int64_t row_bytes() const { return columns * dtype_bytes(dtype); }
   int64_t pitch() const { return stride * dtype_bytes(dtype); }
   template <class T>
-  T* row(int64_t r) const {
+  KVA_HOST_DEVICE T* row(int64_t r) const {
     return static_cast<T*>(data) + r * stride;
   }
 };

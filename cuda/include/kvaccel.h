@@ -74,6 +74,10 @@ extern "C" {
 #define KVA_MERGE_ALWAYS 3
 #define KVA_MERGE_NEVER 4
 
+/* kva_attention_blocks: what a query head reads */
+#define KVA_HEAD_BLOCKS 0 /* the blocks of its set */
+#define KVA_HEAD_DENSE 1  /* everything up to its own row */
+
 /* kva_tensor_random */
 #define KVA_RANDOM_UNIFORM 0 /* in [-scale, scale) */
 #define KVA_RANDOM_NORMAL 1  /* standard deviation scale */
@@ -315,6 +319,76 @@ KVA_API int32_t kva_divide_ramp(kva_tensor* x, float start, float step, kva_tens
 KVA_API int32_t kva_kv_create_part(kva_context* context, int32_t layers, int32_t first_layer, int32_t held_layers, int32_t heads,
                                    int32_t kv_heads, int32_t head_dim, int32_t dtype, int32_t side_arrays, int32_t unrotated_rows,
                                    kva_kv** out);
+
+/* ---- since 1.3: block-sparse prefill ---- */
+/* Blocks are runs of `block` rows of a layer from row 0 on. A set of blocks is an i32 matrix of bits [heads * blockRows, words], words >=
+ * ceil(key blocks / 32): bit c % 32 of word c / 32 in row h * blockRows + r says that query block first_block + r of head h reads key block c.
+ * Bits past the diagonal, c > first_block + r, mean nothing. Ops that make a set add bits to it and clear none: fill it with 0 before. */
+/* As kva_attention_prefill, where query row i of head h sees of its rows only those in the key blocks that the set gives its query block,
+ * (first_row + i) / block. block 64 or 128; first_row a multiple of it; every query block of q has its row of bits. kinds: NULL, or KVA_HEAD_*
+ * per head in host memory: heads that are KVA_HEAD_DENSE read everything, whatever their bits. A row without blocks gives zeros and lse -inf.
+ * out may be q. */
+KVA_API int32_t kva_attention_blocks(kva_kv* kv, int32_t layer, int32_t first_row, kva_tensor* q, float scale, int32_t block,
+                                     int32_t first_block, kva_tensor* bits, const int32_t* kinds, kva_tensor* out, kva_tensor* lse);
+/* As kva_column_sums for the attention that kva_attention_blocks computes with the same set */
+KVA_API int32_t kva_column_sums_blocks(kva_kv* kv, int32_t layer, int32_t first_row, kva_tensor* queries, kva_tensor* lse, float scale,
+                                       int32_t reduce, int32_t block, int32_t first_block, kva_tensor* bits, const int32_t* kinds,
+                                       kva_tensor* out);
+/* A[h, i, j]: causal softmax probability of window query i on row j; the w <= 256 queries are the layer's last w rows, N rows in all.
+ * columns[h, j] = mean_i A[h, i, j]; diagonals[h, o] = mean_i A[h, i, N - w + i - o], o: distance from query to key; both f32 [heads, N].
+ * column_blocks[h, c]: columns summed over block c; diagonal_blocks[h, nb - 1 - (N - 1 - o) / block]: diagonals summed over o; both
+ * f32 [heads, nb], nb = ceil(N / block). Each may be NULL, one must not. queries [w, heads * headDim], rotated. */
+KVA_API int32_t kva_window_sums(kva_kv* kv, int32_t layer, kva_tensor* queries, float scale, int32_t block, kva_tensor* columns,
+                                kva_tensor* diagonals, kva_tensor* column_blocks, kva_tensor* diagonal_blocks);
+/* out[c, :] = mean of x's rows [c * block, (c + 1) * block), of those there are; out f32 [ceil(rows / block), columns] */
+KVA_API int32_t kva_block_mean(kva_tensor* x, int32_t block, kva_tensor* out);
+/* The same of the layer's keys; out f32 [ceil(length / block), kvHeads * headDim] */
+KVA_API int32_t kva_key_block_mean(kva_kv* kv, int32_t layer, int32_t block, kva_tensor* out);
+/* out[h * rows + r, c] = softmax_c(scale * queries[r, h] . keys[c, h / (heads / kv_heads)]) over c <= first_block + r, 0 for the others;
+ * first_block -1: over all c. queries f32 [rows, heads * headDim], keys f32 [columns, kv_heads * headDim], out f32 [heads * rows, columns] */
+KVA_API int32_t kva_pooled_attention(kva_tensor* queries, kva_tensor* keys, int32_t heads, int32_t kv_heads, float scale, int32_t first_block,
+                                     kva_tensor* out);
+/* XAttention's block scores. Coarse row R has the tokens [R * stride, (R + 1) * stride), coarse column C likewise, numbered from row 0 of the
+ * layer; absent tokens are zeros. X[R, C] = scale * sum_{i < stride} q[R * stride + stride - 1 - i] . k[C * stride + i]; P = softmax over
+ * C <= R. out[h * blockRows + r, c] = sum of P over the coarse rows of query block first_row / block + r and the coarse columns of key block c.
+ * The queries are rows [first_row, first_row + rows) of the layer and its last ones, of query heads first_head, first_head + 1, ...:
+ * queries [rows, heads * headDim], which may be some columns of a wider tensor; first_head and heads are multiples of the group.
+ * first_row is a multiple of block, block of stride. out f32 [heads * ceil(rows / block), ceil((first_row + rows) / block)] */
+KVA_API int32_t kva_antidiagonal_scores(kva_kv* kv, int32_t layer, int32_t first_row, int32_t first_head, kva_tensor* queries, float scale,
+                                        int32_t stride, int32_t block, kva_tensor* out);
+/* Takes columns of each row of x by falling value until they hold a share of the row's sum. Rows belong to `groups` equal runs (heads) of
+ * x's rows; shares: f64 [groups] in host memory. flat 1: a group's rows are one row, ordered row after row.
+ * forced columns come first and count. Then, inclusive 1: columns while the sum so far is below share * total; 0: columns while the sum with
+ * them is at most share * total. Then `extra` more in the first extra_rows rows of each group. The number is raised to `least` and cut to
+ * `most` (0: not cut), forced columns stay. Sums are of integers, round(2^40 x) with x within [0, 256] and NaN 0: the same on every backend.
+ * gate: NULL or f32 [1, groups]: a group with not gate[g] < threshold takes nothing.
+ * x f32 [rows, n]; forced: NULL or bits [rows, words]; counts: NULL or i32 [1, rows], flat: [1, groups]; bits: NULL or [rows, words]. */
+KVA_API int32_t kva_cumulative(kva_tensor* x, const double* shares, int32_t groups, int32_t flat, int32_t inclusive, int32_t extra,
+                               int32_t extra_rows, int32_t least, int32_t most, kva_tensor* forced, kva_tensor* gate, float threshold,
+                               kva_tensor* counts, kva_tensor* bits);
+/* Adds the counts[r] best columns of each row of x; forced columns are the best of all and always added. x f32 [rows, n], counts i32 [1, rows],
+ * forced NULL or bits [rows, words], bits [rows, words] */
+KVA_API int32_t kva_top_bits(kva_tensor* x, kva_tensor* counts, kva_tensor* forced, kva_tensor* bits);
+/* counts[i] = (counts[i] + offset) / divisor, raised to least and cut to most; i32 [1, n], none negative */
+KVA_API int32_t kva_counts_divide(kva_tensor* counts, int32_t offset, int32_t divisor, int32_t least, int32_t most);
+/* counts[i] = value where gate[i] < threshold; counts i32 [1, n], gate f32 [1, n] */
+KVA_API int32_t kva_counts_where(kva_tensor* gate, float threshold, int32_t value, kva_tensor* counts);
+/* out[r] = sqrt(sum_c (p ln(p / m) + q ln(q / m)) / 2), m = (p + q) / 2, 0 ln 0 = 0; p, q f32 [rows, n], out f32 [1, rows] */
+KVA_API int32_t kva_js_distance(kva_tensor* p, kva_tensor* q, kva_tensor* out);
+/* Adds key blocks c < sinks and c > R - recent, c <= R, to each query block R */
+KVA_API int32_t kva_blocks_band(kva_tensor* bits, int32_t heads, int32_t first_block, int32_t sinks, int32_t recent);
+/* Adds to each query block R of head h the key blocks c <= R of vertical[h], and R - s, c <= R, for s in [o - before, o + after] of each
+ * o of slash[h]. vertical, slash: bits [heads, words] */
+KVA_API int32_t kva_blocks_vertical_slash(kva_tensor* vertical, kva_tensor* slash, int32_t before, int32_t after, int32_t first_block,
+                                          kva_tensor* bits);
+/* counts[h] = blocks of head h's set; counts i32 [1, heads] */
+KVA_API int32_t kva_blocks_count(kva_tensor* bits, int32_t heads, int32_t first_block, kva_tensor* counts);
+/* Leaves of each query block R's n key blocks k = max(1, min(n, round(share * (R + 1)))): the i-th (from 0) where (i + 1) k / n is a whole
+ * number above i k / n; so the last one stays. For measuring at a given density; 0 < share <= 1. */
+KVA_API int32_t kva_blocks_thin(kva_tensor* bits, int32_t heads, int32_t first_block, float share);
+/* The set as lists: col[row_ptr[i] .. row_ptr[i + 1]) are the key blocks of row i of the bits, ascending. row_ptr i32 [1, rows + 1]; col
+ * i32 [1, capacity]: what does not fit is not written, row_ptr counts it all the same. */
+KVA_API int32_t kva_blocks_to_csr(kva_tensor* bits, int32_t heads, int32_t first_block, kva_tensor* row_ptr, kva_tensor* col);
 
 #ifdef __cplusplus
 }

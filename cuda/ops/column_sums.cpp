@@ -18,6 +18,7 @@ struct ColumnSums {
   const Matrix queries, lse, out;
   const float scale;
   const bool maximum;
+  const BlockSet blocks;
 
   int64_t floats() const { return (int64_t(shape.head_dim) * (key_block + query_tile) + query_tile * key_block + 15) / 16 * 16; }
 
@@ -32,7 +33,12 @@ struct ColumnSums {
     const int32_t first = std::max(0, base - first_row);  // the first query row that sees a key of this block
     for (int32_t g = 0; g < shape.group(); ++g)
       for (int32_t tile = first; tile < queries.rows; tile += query_tile)
-        add_tile(kv_head * shape.group() + g, tile, std::min(query_tile, queries.rows - tile), base, count, keys, q, scores, to);
+        if (reads(kv_head * shape.group() + g, tile, base)) add_tile(kv_head * shape.group() + g, tile, std::min(query_tile, queries.rows - tile), base, count, keys, q, scores, to);
+  }
+
+  // A tile of queries lies within a query block, and the keys of a task within a key block, since first_row is a multiple of the block.
+  bool reads(int32_t head, int32_t tile, int32_t base) const {
+    return blocks.bits == nullptr || blocks.has(head, (first_row + tile) / blocks.block, base / blocks.block);
   }
 
   void add_tile(int32_t head, int32_t tile, int32_t rows, int32_t base, int32_t count, const float* keys, float* q, float* scores,
@@ -55,13 +61,13 @@ struct ColumnSums {
 }  // namespace
 
 void column_sums(Context& context, Kv& kv, int32_t layer, int32_t first_row, Matrix queries, Matrix lse, float scale, int32_t reduce,
-                 Matrix out) {
+                 const BlockSet& blocks, Matrix out) {
   const KvShape shape = kv.shape;
-  const ColumnSums sums{kernels(), shape, first_row, queries, lse, out, scale, reduce == KVA_REDUCE_MAX};
-  const int64_t blocks = (first_row + queries.rows + key_block - 1) / key_block;
+  const ColumnSums sums{kernels(), shape, first_row, queries, lse, out, scale, reduce == KVA_REDUCE_MAX, blocks};
+  const int64_t tasks = (first_row + queries.rows + key_block - 1) / key_block;
   float* memory = static_cast<float*>(context.scratch(sums.floats() * cpu(context).pool.threads() * int64_t(sizeof(float))));
   const std::vector<KvHead> heads(kv.layer(layer), kv.layer(layer) + shape.kv_heads);
-  parallel(context, blocks * shape.kv_heads, [=](int64_t task, int32_t worker) {
+  parallel(context, tasks * shape.kv_heads, [=](int64_t task, int32_t worker) {
     const int32_t head = int32_t(task % shape.kv_heads);
     sums.run(heads[head], head, int32_t(task / shape.kv_heads) * key_block, memory + worker * sums.floats());
   });

@@ -21,6 +21,7 @@ struct ColumnArgs {
   int rows, first_row, group, head_dim;
   float scale;
   bool maximum;
+  BlockSet blocks;
 };
 
 constexpr int kTileThreads = 256, kTileKeys = 256, kTileQueries = 64;  // a warp has 32 keys
@@ -74,6 +75,12 @@ __device__ __forceinline__ float join(float a, float b) {
   return Maximum ? fmaxf(a, b) : a + b;
 }
 
+// Whether the attention of the head's query rows from row `tile` on, of one query block, read the keys from `key` on, of one key block.
+__device__ __forceinline__ bool reads(const ColumnArgs& args, int head, int tile, int key) {
+  const BlockSet& blocks = args.blocks;
+  return blocks.bits == nullptr || blocks.has(head, (args.first_row + tile) / blocks.block, key / blocks.block);
+}
+
 template <class T, int HeadDim, bool Maximum>
 __global__ void __launch_bounds__(kTileThreads, 2) column_tiles_kernel(const ColumnArgs args) {
   extern __shared__ __align__(128) unsigned char memory[];
@@ -110,6 +117,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) column_tiles_kernel(const Col
     __syncthreads();  // the tile is there, and all warps are done with the other buffer
     if (item + 1 < items) load(item + 1, buffer ^ 1);
     const bool masked = top < first + 31;
+    if (first >= end || !reads(args, blockIdx.y * args.group + item / per_head, top - args.first_row, first)) continue;
     float part[2][2] = {};
 #pragma unroll
     for (int query = 0; query < kTileQueries; query += 16) {
@@ -162,6 +170,7 @@ __global__ void __launch_bounds__(kKeys) column_sums_kernel(const ColumnArgs arg
   for (int g = 0; g < args.group; ++g) {
     const int head = blockIdx.y * args.group + g;
     for (int tile = first; tile < args.rows; tile += kQueries) {
+      if (!reads(args, head, tile, base)) continue;
       const int rows = min(kQueries, args.rows - tile);
       __syncthreads();
       for (int i = threadIdx.x; i < rows * args.head_dim; i += kKeys) {
@@ -196,7 +205,7 @@ void launch_tiles(const ColumnArgs& args, int kv_heads, cudaStream_t stream) {
 }  // namespace
 
 void column_sums(Context& context, Kv& kv, int32_t layer, int32_t first_row, Matrix queries, Matrix lse, float scale, int32_t reduce,
-                 Matrix out) {
+                 const BlockSet& blocks, Matrix out) {
   if (queries.rows == 0) return;
   const KvShape& shape = kv.shape;
   const KvHead* heads = kv.layer(layer);
@@ -204,9 +213,9 @@ void column_sums(Context& context, Kv& kv, int32_t layer, int32_t first_row, Mat
   const int64_t head_stride = shape.kv_heads > 1 ? (static_cast<const char*>(heads[1].k) - static_cast<const char*>(heads[0].k)) / element : 0;
   const ColumnArgs args = {queries.data, heads[0].k,   lse.row<float>(0), out.row<float>(0), queries.stride, lse.stride,
                            out.stride,       head_stride,  queries.rows, first_row,         shape.group(),     shape.head_dim, scale,
-                           reduce == KVA_REDUCE_MAX};
+                           reduce == KVA_REDUCE_MAX, blocks};
   const bool packs = reinterpret_cast<uintptr_t>(queries.data) % 16 == 0 && queries.stride % 8 == 0 && queries.dtype == shape.dtype;
-  const dim3 blocks(divide_up(first_row + queries.rows, kKeys), shape.kv_heads);
+  const dim3 grid(divide_up(first_row + queries.rows, kKeys), shape.kv_heads);
   const int64_t bytes = int64_t(kKeys * (shape.head_dim + 1) + kQueries * shape.head_dim) * 4;
   with_device_type(shape.dtype, [&](auto k) {
     using K = decltype(k);
@@ -216,7 +225,7 @@ void column_sums(Context& context, Kv& kv, int32_t layer, int32_t first_row, Mat
     }
     with_device_type(queries.dtype, [&](auto q) {
       allow_shared<column_sums_kernel<decltype(q), K>>(bytes);
-      column_sums_kernel<decltype(q), K><<<blocks, kKeys, bytes, stream_of(context)>>>(args);
+      column_sums_kernel<decltype(q), K><<<grid, kKeys, bytes, stream_of(context)>>>(args);
     });
   });
   check_launch();

@@ -4,6 +4,7 @@
 // All ops queue their work, but those that say "waits".
 #pragma once
 #include "../core/kv.h"
+#include "blocks.h"
 #include "philox.h"
 
 namespace kva {
@@ -111,8 +112,10 @@ void advance(Context&, Batch&);
 void window_stats(Context&, Kv&, int32_t layer, Matrix queries, float scale, int32_t reduce, Matrix mean, Matrix variance, Matrix maximum,
                   Matrix scalars);
 // out[g, j] += sum (KVA_REDUCE_SUM) or = max(out, max) (KVA_REDUCE_MAX) over heads h of group g and query rows i with first_row + i >= j of
-// exp(scale * queries[i, h] . k[g, j] - lse[h, i]). lse f32 [heads, rows], out f32 [kvHeads, >= first_row + rows]. One order of sums. (column_sums)
-void column_sums(Context&, Kv&, int32_t layer, int32_t first_row, Matrix queries, Matrix lse, float scale, int32_t reduce, Matrix out);
+// exp(scale * queries[i, h] . k[g, j] - lse[h, i]). lse f32 [heads, rows], out f32 [kvHeads, >= first_row + rows]. One order of sums.
+// blocks: absent, or only rows j of the key blocks that row i's query block reads. (column_sums)
+void column_sums(Context&, Kv&, int32_t layer, int32_t first_row, Matrix queries, Matrix lse, float scale, int32_t reduce, const BlockSet& blocks,
+                 Matrix out);
 // out[h, r] = p-norm of row r of head h's keys (what 0) or values (what 1). out f32 [kvHeads, length]
 void row_norms(Context&, Kv&, int32_t layer, int32_t what, int32_t p, Matrix out);
 // out[r, i] = max or mean over j in [i - width / 2, i + width / 2] of x[r, j]; outside: -inf, or 0 with divisor width. f32; out is not x.
@@ -132,5 +135,40 @@ void drop_pooled(Context&, Batch&, int32_t first_sequence, int32_t sequences, in
 void merge_oldest(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows, int32_t sinks,
                   int32_t targets, int32_t decision, uint32_t seed);
 void divide_ramp(Context&, Matrix x, float start, float step, Matrix out);
+
+// ---- block-sparse prefill: as kvaccel.h says since 1.3; a set of blocks is a BlockSet (blocks.h) ----
+
+// attention_prefill over the rows that blocks gives; out may be q. first_row is a multiple of blocks.block. (attention_blocks)
+void attention_blocks(Context&, Kv&, int32_t layer, int32_t first_row, Matrix q, float scale, const BlockSet& blocks, Matrix out, Matrix lse);
+// One order of sums. (window_sums)
+void window_sums(Context&, Kv&, int32_t layer, Matrix queries, float scale, int32_t block, Matrix columns, Matrix diagonals, Matrix column_blocks,
+                 Matrix diagonal_blocks);
+void block_mean(Context&, Matrix x, int32_t block, Matrix out);                           // (block_scores)
+void key_block_mean(Context&, Kv&, int32_t layer, int32_t block, Matrix out);             // (block_scores)
+void pooled_attention(Context&, Matrix queries, Matrix keys, int32_t heads, int32_t kv_heads, float scale, int32_t first_block,
+                      Matrix out);                                                        // (block_scores)
+void antidiagonal_scores(Context&, Kv&, int32_t layer, int32_t first_row, int32_t first_head, Matrix queries, float scale, int32_t stride,
+                         int32_t block, Matrix out);                                      // (antidiagonal)
+
+// How many columns of an item, ordered by rank, reach a share of its sum. (block_choice)
+struct Cumulative {
+  const double* shares;  // [groups], host memory
+  int32_t groups;
+  bool flat, inclusive;
+  int32_t extra, extra_rows, least, most;
+  float threshold;
+};
+void cumulative(Context&, Matrix x, const Cumulative&, Matrix forced, Matrix gate, Matrix counts, Matrix bits);
+void top_bits(Context&, Matrix x, Matrix counts, Matrix forced, Matrix bits);
+void counts_divide(Context&, Matrix counts, int32_t offset, int32_t divisor, int32_t least, int32_t most);
+void counts_where(Context&, Matrix gate, float threshold, int32_t value, Matrix counts);
+void js_distance(Context&, Matrix p, Matrix q, Matrix out);
+
+// Sets of blocks; kinds do not matter here. (block_bits)
+void blocks_band(Context&, const BlockSet& blocks, int32_t sinks, int32_t recent);
+void blocks_vertical_slash(Context&, Matrix vertical, Matrix slash, int32_t before, int32_t after, const BlockSet& blocks);
+void blocks_count(Context&, const BlockSet& blocks, Matrix counts);
+void blocks_thin(Context&, const BlockSet& blocks, float share);
+void blocks_to_csr(Context&, const BlockSet& blocks, Matrix row_ptr, Matrix col);
 
 }  // namespace kva

@@ -3,7 +3,7 @@ import type { Batch, KvCache, Rotation } from "./kv.ts";
 import type { Tensor } from "./tensor.ts";
 
 const NONE = null;
-const reductions = ["mean", "max", "sum", "none"] as const;
+export const reductions = ["mean", "max", "sum", "none"] as const;
 export type Reduction = (typeof reductions)[number];
 
 export function embed(table: Tensor, ids: Tensor, out: Tensor): void {

@@ -6,6 +6,7 @@ import { Scope } from "../../src/native/scope.ts";
 import { symbols } from "../../src/native/symbols.ts";
 import { Tensor } from "../../src/native/tensor.ts";
 import { eachBackend } from "../support/backends.ts";
+import { wrongBlocks } from "../support/wrong-blocks.ts";
 import { wrongCache } from "../support/wrong-cache.ts";
 import { fixture, NULL, type Wrong } from "../support/wrong-calls.ts";
 import { wrongDecoder } from "../support/wrong-decoder.ts";
@@ -24,6 +25,7 @@ const wrong: Wrong[] = [
   ...wrongScores,
   ...wrongEvict,
   ...wrongSegments,
+  ...wrongBlocks,
 ];
 
 const functionsOf = (entries: readonly Wrong[]) => new Set(entries.map(([name]) => `kva_${name.split(":")[0]}`));
