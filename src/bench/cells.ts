@@ -159,7 +159,7 @@ function taskCell(method: string, task: string, length: number | null, pairs: Pa
     ...counts(pairs),
     score: known ? round2(mean) : null,
     stderr: scores.length > 1 ? round2(deviation / Math.sqrt(scores.length)) : null,
-    interval: known ? meanInterval([scores]) : null,
+    interval: scores.length > 1 ? meanInterval([scores]) : null,
     nulls: rows.filter((row) => row.prediction?.trim() === "").length,
   };
 }
@@ -173,7 +173,7 @@ function accuracyCell(method: string, length: number | null, pairs: Pair[], cell
     length,
     ...counts(pairs),
     score: scores.length > 0 ? round2(average(scores)) : null,
-    interval: byTask.length > 0 ? meanInterval(byTask) : null,
+    interval: byTask.length > 0 && byTask.every((group) => group.length > 1) ? meanInterval(byTask) : null,
   };
 }
 

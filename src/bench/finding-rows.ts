@@ -57,7 +57,9 @@ export function findingRows(findings: readonly MethodFindings[]): { rows: Cell[]
   const { rows, notes } = ruler.length > 0 ? rulerRows(ruler) : { rows: longbenchRows(longbench), notes: [] };
   if (findings.some(({ versusFull }) => versusFull !== null)) {
     rows.push([...head("to Full", "difference"), ...findings.map(differenceCell)]);
-    notes.push("to Full: mean difference on the same samples with its interval; ~: within noise.");
+    notes.push(
+      "to Full: mean difference on the same samples with its interval; ~: within noise (paired bootstrap and sign-flip test).",
+    );
   }
   if (findings.length > 1) {
     const ranks = findings.map(({ rank }): Cell => (rank === null ? blank : { text: String(rank), value: rank }));

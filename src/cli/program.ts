@@ -21,7 +21,18 @@ export function makeProgram(): Command {
     .version(packageJson.version, "-V, --version")
     .option("--verbose", "errors with their stack")
     .addHelpText("after", "\nWithout a command: a wizard; with flags alone: accel run. More: accel COMMAND --help");
-  for (const add of [addRun, addBench, addGenerate, addScore, addMethods, addPlugin, addDevices, addData, addReport]) {
+  for (const add of [
+    addRun,
+    addBench,
+    addGenerate,
+    addScore,
+    addMethods,
+    addPlugin,
+    addDevices,
+    addData,
+    addReport,
+    addCompare,
+  ]) {
     const command = add(program);
     for (const each of [command, ...command.commands]) prepared(each).option("--verbose", "errors with their stack");
   }
@@ -202,4 +213,14 @@ function addReport(program: Command): Command {
     .option("--output_path <file>", "the file; default DIR/report.html, of several runs ./report.html")
     .option("--open", "opens it in the browser")
     .action(async (dirs, flags) => (await import("./report.ts")).report(dirs, flags));
+}
+
+function addCompare(program: Command): Command {
+  const compare = program
+    .command("compare")
+    .description("run directories side by side: scores, differences on the same samples, cost")
+    .argument("<dirs...>", "run directories, as accel run leaves them in results/; the first is compared with");
+  return formatOption(compare, ["table", "md", "json", "jsonl", "csv"]).action(async (dirs, flags) =>
+    (await import("./compare.ts")).compare(dirs, flags),
+  );
 }
