@@ -211,6 +211,7 @@ function addReport(program: Command): Command {
     .description("run directories as one HTML file: charts, tables, provenance")
     .argument("<dirs...>", "run directories, as accel run leaves them in results/")
     .option("--output_path <file>", "the file; default DIR/report.html, of several runs ./report.html")
+    .option("--sample <ids...>", "samples whose kept tokens are shown (niah_single_2/512/0); default: the shortest")
     .option("--open", "opens it in the browser")
     .action(async (dirs, flags) => (await import("./report.ts")).report(dirs, flags));
 }

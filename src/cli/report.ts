@@ -7,12 +7,13 @@ import { makeReport } from "../report/report.ts";
 export interface ReportFlags {
   output_path?: string;
   open?: boolean;
+  sample?: string[];
 }
 
 const reportName = "report.html";
 
 export async function report(directories: readonly string[], flags: ReportFlags): Promise<void> {
-  const html = makeReport(directories);
+  const html = makeReport(directories, { samples: flags.sample ?? [] });
   const path = flags.output_path ?? (directories.length === 1 ? join(directories[0]!, reportName) : reportName);
   try {
     mkdirSync(dirname(path), { recursive: true });

@@ -106,8 +106,8 @@ function perLength(
 
 function barChart({ label, axis, bars, ends, format, ticks }: BarChart) {
   const names = ends.map((end) => end.series);
-  const left = Math.min(150, 14 + 6.5 * Math.max(...names.map((name) => name.length)));
-  const fits = Math.floor((left - 14) / 6.5);
+  const left = Math.min(150, 16 + 7.2 * Math.max(...names.map((name) => name.length)));
+  const fits = Math.floor((left - 16) / 7.2);
   return draw(label, {
     height: 60 + 22 * names.length,
     marginLeft: left,

@@ -21,7 +21,7 @@ export function depthCharts(cells: readonly DepthCell[]): Figure[] {
       height: 290,
       marginLeft: 74,
       x: { type: "band", domain: lengths.map(lengthText), label: "length (tokens)" },
-      y: { type: "band", domain: depths.map(depthText), label: "depth" },
+      y: { type: "band", domain: depths.map(depthText), label: null },
       opacity: { type: "identity" },
       marks: [
         Plot.cell(mine, {

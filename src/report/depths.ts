@@ -21,7 +21,8 @@ export function depthCells(runs: readonly RunData[]): DepthCell[] {
   return runs.flatMap((run) => {
     const smallest = Math.min(...run.cells.batches);
     const rows = run.rows.filter((row) => row.batch === smallest && row.repeat === 0 && row.status === "ok");
-    const needles = rows.flatMap(needlesOf);
+    const order = run.cells.methods.map(({ label }) => label);
+    const needles = rows.flatMap(needlesOf).toSorted((a, b) => order.indexOf(a.method) - order.indexOf(b.method));
     const cells = Map.groupBy(needles, ({ method, length, depth }) => JSON.stringify([method, length, depth]));
     return [...cells.values()].map((same): DepthCell => {
       const { method, length, depth } = same[0]!;

@@ -9,7 +9,11 @@ export interface Figure {
 }
 
 /** What is used of a drawn chart: there are no types of the DOM here. */
-type Drawn = Pick<Plot.Plot, "scale"> & { outerHTML: string; setAttribute(name: string, value: string): void };
+type Drawn = Pick<Plot.Plot, "scale"> & {
+  outerHTML: string;
+  setAttribute(name: string, value: string): void;
+  querySelectorAll(selector: string): Iterable<{ removeAttribute(name: string): void }>;
+};
 
 export const width = 400;
 
@@ -27,6 +31,8 @@ const common = {
 export function draw(label: string, options: Plot.PlotOptions): Drawn {
   const { document } = parseHTML("<html><body></body></html>");
   const plot = Plot.plot({ ...common, ...options, document }) as unknown as Drawn;
+  // the picture as a whole is one image to a screen reader: names of its parts are not heard, and not allowed
+  for (const part of plot.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
   plot.setAttribute("role", "img");
   plot.setAttribute("aria-label", label);
   return plot;

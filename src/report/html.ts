@@ -1,13 +1,12 @@
 // HTML of the report's parts. Every text from outside goes through `escaped`.
 import type { Cell, Column, TableData } from "../bench/table.ts";
+import { escaped } from "./escaped.ts";
 import type { Figure } from "./figure.ts";
+import { keptHtml } from "./kept-html.ts";
 import type { Section, Sheet } from "./sections.ts";
 
-const entities: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
-export const escaped = (text: string) => text.replaceAll(/[&<>"']/g, (character) => entities[character]!);
-
 export function sectionHtml(section: Section): string {
-  const { id, title, lead, legend, figures, sheets, texts } = section;
+  const { id, title, lead, legend, figures, sheets, texts, kept } = section;
   const keys = legend.map(({ key, colour }) => `<li><span style="background:${colour}"></span>${escaped(key)}</li>`);
   return [
     `<section id="${id}" aria-labelledby="${id}-title">`,
@@ -15,6 +14,7 @@ export function sectionHtml(section: Section): string {
     `<p>${escaped(lead)}</p>`,
     keys.length > 0 ? `<ul class="legend">${keys.join("")}</ul>` : "",
     figures.length > 0 ? `<div class="figures">${figures.map(figureHtml).join("\n")}</div>` : "",
+    keptHtml(kept),
     ...sheets.map((sheet, at) => sheetHtml(sheet, `${id}-table-${at + 1}`)),
     ...texts.map(({ name, text }) => {
       const name_ = escaped(name);

@@ -46,9 +46,10 @@ for (const button of document.querySelectorAll("button.csv")) {
 
 let opened = [];
 addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open])")];
+  opened.push(...document.querySelectorAll("details:not([open])"));
   for (const details of opened) details.open = true;
 });
 addEventListener("afterprint", () => {
   for (const details of opened) details.open = false;
+  opened = [];
 });

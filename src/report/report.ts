@@ -1,19 +1,25 @@
 // report.html: one file with style, script, charts and tables in it, that asks nothing of a network; same runs, same bytes.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { escaped, sectionHtml } from "./html.ts";
+import { escaped } from "./escaped.ts";
+import { sectionHtml } from "./html.ts";
 import { type RunData, readRuns } from "./run-data.ts";
 import { makeSections, type Section } from "./sections.ts";
 
 const own = (name: string) => readFileSync(join(import.meta.dir, name), "utf8");
 
-/** The report of run directories as HTML. */
-export function makeReport(paths: readonly string[]): string {
-  return pageHtml(readRuns(paths));
+export interface ReportOptions {
+  /** ids of the samples whose kept tokens are shown; default: the shortest ones */
+  samples?: readonly string[];
 }
 
-export function pageHtml(runs: readonly RunData[]): string {
-  const sections = makeSections(runs);
+/** The report of run directories as HTML. */
+export function makeReport(paths: readonly string[], options: ReportOptions = {}): string {
+  return pageHtml(readRuns(paths), options);
+}
+
+export function pageHtml(runs: readonly RunData[], { samples }: ReportOptions = {}): string {
+  const sections = makeSections(runs, samples);
   const title = `kvaccel report: ${runs.map((run) => run.name).join(", ")}`;
   return `<!doctype html>
 <html lang="en">
@@ -34,7 +40,7 @@ ${headHtml(runs, sections)}
 ${sections.map(sectionHtml).join("\n")}
 </main>
 <script>
-${own("page.js")}</script>
+${own("page.js")}${own("page-kept.js")}</script>
 </body>
 </html>
 `;

@@ -12,6 +12,8 @@ import { KvaError } from "../native/error.ts";
 import { type Manifest, manifestSchema, resultsSchema } from "./schemas.ts";
 
 export interface RunData {
+  /** the run directory */
+  path: string;
   /** the directory's last name, told apart where several runs share one */
   name: string;
   manifest: Manifest;
@@ -52,6 +54,7 @@ export function readRun(path: string): RunData {
   const cells = written ?? makeCells(sourcesOf(usable, manifest.methods), byIdentity(usable));
   const inCells = (row: Row) => cells.tasks.includes(row.task) && cells.lengths.includes(row.length);
   return {
+    path,
     name: basename(path),
     manifest,
     manifestText,

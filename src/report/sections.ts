@@ -6,6 +6,8 @@ import { cacheCharts, peakCharts, timeCharts, timeParts } from "./bar-charts.ts"
 import { depthCharts } from "./depth-chart.ts";
 import { depthCells } from "./depths.ts";
 import type { Figure } from "./figure.ts";
+import { type KeptSample, keptSamples } from "./kept.ts";
+import { keptSheet } from "./kept-html.ts";
 import { cacheCost, paretoCharts, timeCost } from "./pareto-chart.ts";
 import { chartPoints, makePoints } from "./points.ts";
 import { factSheet, failureSheet, methodSheet } from "./provenance.ts";
@@ -28,16 +30,19 @@ export interface Section {
   sheets: Sheet[];
   /** raw text, folded: file name and content */
   texts: { name: string; text: string }[];
+  /** samples whose kept tokens are shown */
+  kept: KeptSample[];
 }
 
 const shown = (table: TableData): Sheet => ({ table, folded: false });
 const folded = (table: TableData): Sheet => ({ table, folded: true });
-const bare = { legend: [], figures: [], sheets: [], texts: [] };
+const bare = { legend: [], figures: [], sheets: [], texts: [], kept: [] };
 
-export function makeSections(runs: readonly RunData[]): Section[] {
+export function makeSections(runs: readonly RunData[], samples: readonly string[] = []): Section[] {
   const points = makePoints(runs);
   const drawn = chartPoints(points);
   const needles = depthCells(runs);
+  const kept = keptSamples(runs, samples);
   const failures = failureSheet(runs);
   const sections: Section[] = [
     {
@@ -92,6 +97,17 @@ export function makeSections(runs: readonly RunData[]): Section[] {
           : "No row carries its prompt, so depths are not known; accel run --log_samples records them.",
       figures: depthCharts(needles),
       sheets: needles.length > 0 ? [folded(depthSheet(needles))] : [],
+    },
+    {
+      ...bare,
+      id: "kept",
+      title: "Kept tokens",
+      lead:
+        kept.length > 0
+          ? "Which tokens of a prompt a method still holds after it, by layer and KV head. Methods that hold all are left out; accel report --sample chooses other samples."
+          : "No row says which tokens were kept; accel run --log_kept --log_samples records them, and the prompts beside them.",
+      kept,
+      sheets: kept.length > 0 ? [folded(keptSheet(kept))] : [],
     },
     {
       ...bare,
