@@ -1,6 +1,7 @@
 // extern "C": tensors and mapped files.
 #include <cmath>
 
+#include "../core/ggml.h"
 #include "../ops/ops.h"
 #include "check.h"
 
@@ -141,6 +142,23 @@ int32_t kva_tensor_load(kva_tensor* tensor, kva_map* map, int64_t offset, int32_
     require_float(x, "tensor");
     require(is_float(file_dtype), "file_dtype %d is not one of 0 (f32), 1 (f16), 2 (bf16)", file_dtype);
     load(x.context, x, file.range(offset, x.count() * dtype_bytes(file_dtype)), file_dtype);
+    return x.context;
+  });
+}
+
+int32_t kva_tensor_load_ggml(kva_tensor* tensor, kva_map* map, int64_t offset, int32_t format, int32_t heads) {
+  return run("tensor_load_ggml", [&]() -> Context& {
+    Tensor& x = get(tensor, "tensor");
+    Map& file = get(map, "map");
+    x.context.require_eager();
+    require_float(x, "tensor");
+    const GgmlFormat block = ggml_format(format);
+    require(block.bytes > 0, "format %d is not one that is read: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K", format);
+    require(x.columns % block.elements == 0, "a row has %d columns, not a multiple of the %lld elements of a block of %s", x.columns,
+            (long long)block.elements, block.name);
+    require(heads >= 0 && (heads == 0 || x.rows % (2 * int64_t(heads)) == 0), "%d rows do not make %d heads of an even number of rows", x.rows,
+            heads);
+    load_ggml(x.context, x, file.range(offset, x.count() / block.elements * block.bytes), format, heads);
     return x.context;
   });
 }

@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define KVA_ABI_VERSION ((1 << 16) | 3)
+#define KVA_ABI_VERSION ((1 << 16) | 5)
 
 #if defined(__GNUC__)
 #define KVA_API __attribute__((visibility("default")))
@@ -49,6 +49,17 @@ extern "C" {
 #define KVA_F16 1
 #define KVA_BF16 2
 #define KVA_I32 3
+
+/* block formats of GGUF files, by ggml's numbers */
+#define KVA_GGML_F32 0
+#define KVA_GGML_F16 1
+#define KVA_GGML_Q4_0 2
+#define KVA_GGML_Q4_1 3
+#define KVA_GGML_Q8_0 8
+#define KVA_GGML_Q4_K 12
+#define KVA_GGML_Q5_K 13
+#define KVA_GGML_Q6_K 14
+#define KVA_GGML_BF16 30
 
 /* what memory is for: kva_memory reports each kind apart */
 #define KVA_MEMORY_ALL -1
@@ -139,6 +150,10 @@ KVA_API int32_t kva_map_open(const char* path, kva_map** out, int64_t* bytes);
 KVA_API int32_t kva_map_close(kva_map* map);
 /* fills the tensor (or view) from rows * columns elements of file_dtype at byte offset; converts. KVA_E_FILE outside of the file. */
 KVA_API int32_t kva_tensor_load(kva_tensor* tensor, kva_map* map, int64_t offset, int32_t file_dtype);
+/* The same from rows of blocks (KVA_GGML_*, whole blocks in a row), dequantised in fp32 as ggml defines them, then converted. heads > 0: the
+ * file has the rows of each of so many heads in the order of llama.cpp's RoPE (row 2i beside 2i + 1); they are put back to i and i + half.
+ * Since 1.5. */
+KVA_API int32_t kva_tensor_load_ggml(kva_tensor* tensor, kva_map* map, int64_t offset, int32_t format, int32_t heads);
 
 /* ---- decoder ---- */
 /* out[r, :] = table[ids[r], :]; ids i32 [1, rows]; an id outside of the table gives a row of zeros */

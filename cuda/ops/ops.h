@@ -24,6 +24,8 @@ void random(Context&, Matrix out, int32_t kind, uint32_t seed, float scale);
 bool finite(Context&, Matrix x);
 // out = the rows * columns elements of file_dtype at host memory `from` (mapped, any alignment), converted. Waits until `from` is read.
 void load(Context&, Matrix out, const void* from, int32_t file_dtype);
+// The same from rows of blocks of a format of core/ggml.h; heads > 0: row r goes to unpaired_row(r, rows / heads).
+void load_ggml(Context&, Matrix out, const char* from, int32_t format, int32_t heads);
 
 // ---- decoder ----
 

@@ -3,8 +3,10 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "../core/cpu.h"
+#include "../core/ggml.h"
 #include "kernels.h"
 #include "ops.h"
 
@@ -89,6 +91,19 @@ bool finite(Context& context, Matrix x) {
 
 void load(Context& context, Matrix out, const void* from, int32_t file_dtype) {
   convert(context, out, static_cast<const char*>(from), out.columns * dtype_bytes(file_dtype), file_dtype);
+}
+
+void load_ggml(Context& context, Matrix out, const char* from, int32_t format, int32_t heads) {
+  const GgmlFormat block = ggml_format(format);
+  const int64_t pitch = out.columns / block.elements * block.bytes;
+  parallel_ranges(context, out.rows, row_grain(out), [=](int64_t begin, int64_t end) {
+    std::vector<float> values(out.columns);
+    for (int64_t r = begin; r < end; ++r) {
+      ggml_floats(format, from + r * pitch, out.columns, values.data());
+      const int64_t to = heads == 0 ? r : unpaired_row(r, out.rows / heads);
+      kernels().narrow(out.dtype, values.data(), out.row<char>(0) + to * out.pitch(), out.columns);
+    }
+  });
 }
 
 }  // namespace kva

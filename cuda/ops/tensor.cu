@@ -2,7 +2,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <thread>
+#include <vector>
+
 #include "../core/cuda.h"
+#include "../core/ggml.h"
 #include "../device/reduce.cuh"
 #include "../device/vec.cuh"
 #include "ops.h"
@@ -206,6 +211,33 @@ void load(Context& context, Matrix out, const void* from, int32_t file_dtype) {
     forget_pages(file + begin, piece);
     convert(context, file_dtype, raw - begin, out.columns, out, begin / size, piece / size);
   });
+}
+
+// Host threads make fp32 of some rows, which then go the way of a file's fp32.
+void load_ggml(Context& context, Matrix out, const char* from, int32_t format, int32_t heads) {
+  const GgmlFormat block = ggml_format(format);
+  const int64_t pitch = out.columns / block.elements * block.bytes, head_rows = heads == 0 ? 1 : out.rows / heads;
+  const int64_t at_once = std::max<int64_t>(1, (int64_t(1) << 24) / (head_rows * out.columns)) * head_rows;
+  std::vector<float> values(std::min<int64_t>(at_once, out.rows) * out.columns);
+  const int64_t threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, 16);
+  for (int64_t first = 0; first < out.rows; first += at_once) {
+    const int64_t rows = std::min<int64_t>(at_once, out.rows - first), share = divide_up(rows, threads);
+    const auto part = [&](int64_t t) {
+      for (int64_t r = t * share; r < std::min(rows, (t + 1) * share); ++r) {
+        const int64_t to = heads == 0 ? r : unpaired_row(r, head_rows);
+        ggml_floats(format, from + (first + r) * pitch, out.columns, values.data() + to * out.columns);
+      }
+    };
+    {
+      std::vector<std::jthread> others;
+      for (int64_t t = 1; t < threads && t * share < rows; ++t) others.emplace_back(part, t);
+      part(0);
+    }
+    Matrix some = out;
+    some.rows = int32_t(rows);
+    some.data = out.row<char>(0) + first * out.pitch();
+    load(context, some, values.data(), KVA_F32);
+  }
 }
 
 }  // namespace kva

@@ -170,10 +170,13 @@ def conditioned(directory, ids):
     return reference if max(abs(a - b) for a, b in zip(reference[1:], exact[1:])) <= ANGLES else None
 
 
-@torch.no_grad()
 def greedy(directory, prompt):
+    return greedy_of(load(directory), prompt)
+
+
+@torch.no_grad()
+def greedy_of(model, prompt):
     """Token by token with the cache; None where two logits come too close."""
-    model = load(directory)
     ids = torch.tensor([prompt])
     cache, result = None, []
     for _ in range(NEW):

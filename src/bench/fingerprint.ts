@@ -1,24 +1,35 @@
 // What a number was measured with: hashes of model and tokenizer, version and commit of kvaccel.
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
+import { ggufFiles, isGguf } from "../model/gguf.ts";
+import { ggufTokenizer } from "../model/gguf-tokenizer.ts";
 
 const packageRoot = join(import.meta.dir, "..", "..");
 const wholeBelow = 64 * 2 ** 20;
 const pieces = 64;
 const pieceBytes = 64 * 2 ** 10;
 
+/** The files of a directory that fit, or a GGUF file by itself. */
+function filesOf(path: string, fits: (name: string) => boolean): string[] {
+  return isGguf(path)
+    ? ggufFiles(path)
+    : readdirSync(path)
+        .filter(fits)
+        .sort()
+        .map((name) => join(path, name));
+}
+
 /**
- * SHA-256 over config.json and the weight files: whole files below 64 MiB; of larger ones size, the first MiB (the header of a
+ * SHA-256 over config.json and the weight files, or over a GGUF file: whole files below 64 MiB; of larger ones size, the first MiB (the header of a
  * safetensors file) and 64 pieces of 64 KiB spread evenly, so that a checkpoint of 100 GB takes milliseconds.
  */
 export async function modelHash(dir: string): Promise<string> {
   const hash = createHash("sha256");
-  const names = readdirSync(dir).filter((name) => name === "config.json" || name.endsWith(".safetensors"));
-  for (const name of names.sort()) {
-    const file = Bun.file(join(dir, name));
-    hash.update(`${name} ${file.size}\n`);
+  for (const path of filesOf(dir, (name) => name === "config.json" || name.endsWith(".safetensors"))) {
+    const file = Bun.file(path);
+    hash.update(`${basename(path)} ${file.size}\n`);
     if (file.size < wholeBelow) {
       hash.update(await file.bytes());
       continue;
@@ -34,6 +45,7 @@ export async function modelHash(dir: string): Promise<string> {
 
 export async function tokenizerHash(dir: string): Promise<string> {
   const hash = createHash("sha256");
+  if (isGguf(dir)) return hash.update(JSON.stringify(ggufTokenizer(dir))).digest("hex");
   for (const name of ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]) {
     const path = join(dir, name);
     if (existsSync(path)) hash.update(`${name}\n`).update(await Bun.file(path).bytes());

@@ -53,7 +53,7 @@ export const wholes = (value: string, before: number[] | undefined) => [
 
 export function engineOptions(command: Command): Command {
   return command
-    .option("--model_path <model>", "a Hugging Face directory, a model id in its cache, or bundled (the default)")
+    .option("--model_path <model>", "a Hugging Face directory, a GGUF file, a model id, or bundled (the default)")
     .option("--device <ids...>", "GPUs (0 1 3) or cpu; default: all GPUs, else cpu")
     .option("--gp_num <n>", "2: the layers split over two devices; 1/2: two copies of the model per device")
     .option("--torch_dtype <type>", "bfloat16, float16 or float32; default: the checkpoint's own")

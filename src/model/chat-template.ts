@@ -29,10 +29,14 @@ const templateSchema = v.object({
 export function readTemplate(dir: string, value: unknown): ChatTemplate | undefined {
   const file = join(dir, "chat_template.jinja");
   if (existsSync(file)) return new ChatTemplate(readFileSync(file, "utf8"), file);
-  const config = join(dir, "tokenizer_config.json");
-  const { chat_template: given } = checked(templateSchema, { chat_template: value }, config);
+  return templateOf(value, join(dir, "tokenizer_config.json"));
+}
+
+/** The value of `chat_template` in a file: a template, or a list of named ones. */
+export function templateOf(value: unknown, file: string): ChatTemplate | undefined {
+  const { chat_template: given } = checked(templateSchema, { chat_template: value }, file);
   const source = Array.isArray(given) ? given.find(({ name }) => name === "default")?.template : given;
-  return typeof source === "string" ? new ChatTemplate(source, `chat_template of ${config}`) : undefined;
+  return typeof source === "string" ? new ChatTemplate(source, `chat_template of ${file}`) : undefined;
 }
 
 /** Parsed at its first use: a broken template only stops those who ask for it. */

@@ -4,6 +4,8 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { KvaError } from "../native/error.ts";
 import { type Family, type FamilyName, families, type TensorNames } from "./families.ts";
+import { isGguf } from "./gguf.ts";
+import { ggufConfig } from "./gguf-config.ts";
 import { checked, count, jsonObject, positive, readJson, shown } from "./json.ts";
 import type { RopeConfig } from "./rope.ts";
 import { readRope } from "./rope-config.ts";
@@ -15,6 +17,8 @@ export interface ModelConfig {
   family: FamilyName;
   architecture: string;
   names: TensorNames;
+  /** the checkpoint keeps neighbouring rows of each query and key head as pairs (GGUF files of Llamas) */
+  pairedRows: boolean;
   layers: number;
   hiddenSize: number;
   intermediateSize: number;
@@ -77,8 +81,9 @@ const schema = v.looseObject({
 type Raw = v.InferOutput<typeof schema>;
 const generationSchema = v.pipe(jsonObject(), v.looseObject({ bos_token_id: v.nullish(id), eos_token_id: ids }));
 
-/** Reads config.json and, where there is one, generation_config.json, whose ids win. */
+/** Reads config.json of a directory and, where there is one, generation_config.json, whose ids win; or the metadata of a GGUF file. */
 export function readConfig(dir: string): ModelConfig {
+  if (isGguf(dir)) return ggufConfig(dir);
   const file = join(dir, "config.json");
   const config = parseConfig(readJson(file), file);
   const generationFile = join(dir, "generation_config.json");
@@ -105,6 +110,7 @@ export function parseConfig(json: unknown, file: string): ModelConfig {
     family: family.name,
     architecture: family.architecture,
     names: family.names,
+    pairedRows: false,
     layers: raw.num_hidden_layers,
     hiddenSize: raw.hidden_size,
     intermediateSize: raw.intermediate_size,
@@ -160,7 +166,7 @@ function refuseQuantised(given: Record<string, unknown>, file: string): void {
   throw new KvaError(
     "model",
     `${file}: quantization_config says that the weights are stored as ${shown(method)}; ` +
-      "take the checkpoint in bfloat16, float16 or float32",
+      "take the checkpoint in bfloat16, float16 or float32, or a GGUF file",
   );
 }
 

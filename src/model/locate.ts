@@ -1,35 +1,39 @@
-// From --model_path to a directory: `bundled`, a directory, or a Hugging Face id in the local cache.
+// From --model_path to a directory or a GGUF file: `bundled`, a path, or a Hugging Face id in the local cache.
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { KvaError } from "../native/error.ts";
 import { nearest } from "../plugin/nearest.ts";
+import { isGguf } from "./gguf.ts";
 
 const packageRoot = join(import.meta.dir, "..", "..");
 export const bundledModel = join(packageRoot, "models", "tiny-ruler");
 
 const hubId = /^(?<repo>[\w.-]+(?:\/[\w.-]+)?)(?:@(?<revision>[\w./-]+))?$/;
 
-/** The directory of a model; the error says what was looked for, where, and what is near. */
+/** The directory or the GGUF file of a model; the error says what was looked for, where, and what is near. */
 export function locateModel(modelPath: string): string {
   const name = modelPath.trim();
   if (name === "") throw new KvaError("usage", "--model_path is empty; give a directory, a Hugging Face id or bundled");
   if (name === "bundled") return bundledModel;
   const path = resolve(name.replace(/^~(?=\/|$)/, homedir()));
-  if (existsSync(path)) return checkDirectory(path);
+  if (existsSync(path)) return checkPath(path);
   const id = hubId.exec(name)?.groups;
   if (id && !/^[./~]/.test(name)) return inCache(id.repo!, id.revision);
   throw new KvaError("model", `there is no model directory ${path}${hint(nearPath(path))}`);
 }
 
-function checkDirectory(path: string): string {
+function checkPath(path: string): string {
   if (!statSync(path).isDirectory()) {
+    if (isGguf(path)) return path;
     throw new KvaError(
       "model",
-      `${path} is a file; --model_path takes the directory that holds config.json and the weights`,
+      `${path} is a file; --model_path takes a GGUF file, or the directory that holds config.json and the weights`,
     );
   }
   if (existsSync(join(path, "config.json"))) return path;
+  const gguf = ggufIn(path);
+  if (gguf !== undefined) return gguf;
   if (existsSync(join(path, "snapshots"))) {
     throw new KvaError(
       "model",
@@ -39,6 +43,17 @@ function checkDirectory(path: string): string {
   const inside = subdirectories(path).filter((name) => existsSync(join(path, name, "config.json")));
   const instead = inside.length > 0 ? `; there are models inside of it: ${inside.slice(0, 5).join(", ")}` : "";
   throw new KvaError("model", `${path} has no config.json, so it is no Hugging Face model directory${instead}`);
+}
+
+/** The one GGUF model of a directory; of a split one its first file. */
+function ggufIn(path: string): string | undefined {
+  const found = files(path).filter((name) => isGguf(name) && !/-(?!00001)\d{5}-of-\d{5}\.gguf$/i.test(name));
+  if (found.length === 0) return undefined;
+  if (found.length === 1) return join(path, found[0]!);
+  throw new KvaError(
+    "model",
+    `${path} holds ${found.length} GGUF models; name one: ${found.sort().slice(0, 5).join(", ")}`,
+  );
 }
 
 /** Where the Hugging Face libraries keep downloaded repositories. */

@@ -7,6 +7,8 @@ export interface Part {
   name: string;
   shape: readonly number[];
   at: number;
+  /** heads whose rows the checkpoint has as pairs; absent: none */
+  pairedHeads?: number;
 }
 
 /** A tensor of the decoder, [rows, columns]; vectors have one row. */
@@ -42,10 +44,16 @@ export interface Plan {
   lmHead?: Target;
 }
 
-function stack(names: readonly string[], rows: readonly number[], columns: number): Target {
+function stack(
+  names: readonly string[],
+  rows: readonly number[],
+  columns: number,
+  pairedHeads: readonly number[] = [],
+): Target {
   let at = 0;
   const parts = names.map((name, i) => {
-    const part = { name: `${name}.weight`, shape: [rows[i]!, columns], at };
+    const paired = pairedHeads[i];
+    const part = { name: `${name}.weight`, shape: [rows[i]!, columns], at, ...(paired && { pairedHeads: paired }) };
     at += rows[i]!;
     return part;
   });
@@ -79,7 +87,7 @@ function layerPlan(config: ModelConfig, index: number): LayerPlan {
   const gateUpRows = split(gateUp, [inner, inner]);
   return {
     inputNorm: norm(full(names.inputNorm), hidden),
-    qkv: stack(qkv, qkvRows, hidden),
+    qkv: stack(qkv, qkvRows, hidden, config.pairedRows ? [heads, kvHeads] : []),
     ...(config.qkvBias && { qkvBias: vectors("bias", qkv, qkvRows) }),
     ...(names.qNorm && { qNorm: norm(full(names.qNorm), headDim) }),
     ...(names.kNorm && { kNorm: norm(full(names.kNorm), headDim) }),

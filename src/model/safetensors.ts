@@ -10,6 +10,8 @@ export interface StoredTensor {
   file: string;
   /** as safetensors names it: BF16, F8_E4M3 */
   dtype: string;
+  /** ggml's number of the block format: the tensor lies in a GGUF file */
+  ggml?: number;
   shape: readonly number[];
   /** first byte, counted from the start of the file */
   offset: number;

@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 import * as v from "valibot";
 import { KvaError } from "../native/error.ts";
-import { type ChatTemplate, type Message, readTemplate, type TemplateOptions } from "./chat-template.ts";
+import { type ChatTemplate, type Message, readTemplate, type TemplateOptions, templateOf } from "./chat-template.ts";
+import { isGguf } from "./gguf.ts";
+import { ggufTokenizer } from "./gguf-tokenizer.ts";
 import { checked, count, jsonObject, readJson } from "./json.ts";
 
 const modelTypes = ["BPE", "Unigram", "WordPiece", "WordLevel"] as const;
@@ -37,8 +39,13 @@ export interface EncodeOptions {
   special?: boolean;
 }
 
-/** Reads the tokenizer of a model directory. */
+/** Reads the tokenizer of a model directory or of a GGUF file. */
 export function loadTokenizer(dir: string): Tokenizer {
+  if (isGguf(dir)) {
+    const { tokenizer, config } = ggufTokenizer(dir);
+    const template = templateOf(config.chat_template, dir);
+    return makeTokenizer(dir, checked(fileSchema, tokenizer, dir), checked(configSchema, config, dir), template);
+  }
   const file = join(dir, "tokenizer.json");
   if (!existsSync(file)) {
     const instead = existsSync(join(dir, "tokenizer.model"))
@@ -49,6 +56,15 @@ export function loadTokenizer(dir: string): Tokenizer {
   const json = checked(fileSchema, readJson(file), file);
   const configFile = join(dir, "tokenizer_config.json");
   const config = existsSync(configFile) ? checked(configSchema, readJson(configFile), configFile) : {};
+  return makeTokenizer(file, json, config, readTemplate(dir, config.chat_template));
+}
+
+function makeTokenizer(
+  file: string,
+  json: TokenizerFile,
+  config: v.InferOutput<typeof configSchema>,
+  template: ChatTemplate | undefined,
+): Tokenizer {
   let library: Library;
   try {
     library = new Library(withPreSplit(json), config);
@@ -63,7 +79,7 @@ export function loadTokenizer(dir: string): Tokenizer {
   return new Tokenizer(library, file, {
     bosToken: tokenText(config.bos_token),
     eosToken: tokenText(config.eos_token),
-    template: readTemplate(dir, config.chat_template),
+    template,
   });
 }
 

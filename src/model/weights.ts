@@ -3,6 +3,7 @@ import { KvaError } from "../native/error.ts";
 import { Scope } from "../native/scope.ts";
 import { Context, MappedFile, Tensor } from "../native/tensor.ts";
 import type { FloatDtype, ModelConfig } from "./config.ts";
+import { isGguf, readGguf } from "./gguf.ts";
 import { type LayerPlan, type Part, planWeights, type Target, targets } from "./plan.ts";
 import { readCheckpoint, type StoredTensor } from "./safetensors.ts";
 import { type Stage, wholeOn } from "./stages.ts";
@@ -65,9 +66,9 @@ function build(
   }
 }
 
-/** The checkpoint in `dir`, converted to `dtype`. Every name and shape is checked before anything is allocated. */
+/** The checkpoint in `dir` or in a GGUF file, converted to `dtype`. Every name and shape is checked before anything is allocated. */
 export function loadWeights(place: Place, config: ModelConfig, dir: string, dtype: FloatDtype): Weights {
-  const stored = readCheckpoint(dir);
+  const stored = isGguf(dir) ? new Map(Object.entries(readGguf(dir).tensors)) : readCheckpoint(dir);
   checkTensors(stored, config, dir);
   const maps = new Map<string, MappedFile>();
   const open = (file: string): MappedFile => {
@@ -78,9 +79,11 @@ export function loadWeights(place: Place, config: ModelConfig, dir: string, dtyp
   try {
     return build(place, config, dtype, (tensor, target) => {
       for (const part of target.parts) {
-        const { file, offset, dtype: fileDtype } = stored.get(part.name)!;
+        const { file, offset, dtype: fileDtype, ggml } = stored.get(part.name)!;
         using place = placeOf(tensor, target, part);
-        place.load(open(file), offset, fileDtypes[fileDtype]!);
+        const plain = fileDtypes[fileDtype];
+        if (plain && part.pairedHeads === undefined) place.load(open(file), offset, plain);
+        else place.loadGgml(open(file), offset, ggml!, part.pairedHeads ?? 0);
         if (!place.isFinite()) throw new KvaError("model", notFinite(part.name, file, fileDtype, dtype));
       }
     });
@@ -105,6 +108,7 @@ function notFinite(name: string, file: string, fileDtype: string, dtype: FloatDt
 
 /** Tensors that a checkpoint may hold beside the decoder's own: tables computed anew, and a copy of tied embeddings. */
 function mayBeIgnored(name: string, config: ModelConfig): boolean {
+  if (/^rope_(freqs|factors_long|factors_short)\.weight$/.test(name)) return true;
   return name.endsWith(".rotary_emb.inv_freq") || (config.tieEmbeddings && name === `${config.names.lmHead}.weight`);
 }
 
@@ -131,9 +135,10 @@ function some(names: readonly string[]): string {
   return `${names.length === 1 ? "the tensor" : `${names.length} tensors,`} ${first}${names.length > 3 ? ", ..." : ""}`;
 }
 
-function checkTensor(name: string, expected: readonly number[], { file, dtype, shape }: StoredTensor): void {
-  if (!Object.hasOwn(fileDtypes, dtype)) {
-    throw new KvaError("model", `tensor ${name} of ${file} is ${dtype}; kvaccel reads BF16, F16 and F32`);
+function checkTensor(name: string, expected: readonly number[], { file, dtype, ggml, shape }: StoredTensor): void {
+  if (ggml === undefined && !Object.hasOwn(fileDtypes, dtype)) {
+    const quantised = /^(F8|F6|F4|I8|U8)/.test(dtype) ? ": take the checkpoint in one of them, or a GGUF file" : "";
+    throw new KvaError("model", `tensor ${name} of ${file} is ${dtype}; kvaccel reads BF16, F16 and F32${quantised}`);
   }
   if (shape.length !== expected.length || shape.some((n, i) => n !== expected[i])) {
     throw new KvaError(

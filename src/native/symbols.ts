@@ -35,6 +35,7 @@ export const symbols = {
   kva_map_open: status("cstring", "ptr", "ptr"),
   kva_map_close: status("ptr"),
   kva_tensor_load: status("ptr", "ptr", "i64", "i32"),
+  kva_tensor_load_ggml: status("ptr", "ptr", "i64", "i32", "i32"),
 
   kva_embed: status("ptr", "ptr", "ptr"),
   kva_rmsnorm: status("ptr", "ptr", "f32", "ptr"),

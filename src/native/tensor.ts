@@ -197,6 +197,12 @@ export class Tensor {
     this.context.library.check(native.kva_tensor_load(this.pointer, map.pointer, offset, dtypes.indexOf(fileDtype)));
   }
 
+  /** The same from rows of GGUF blocks, by ggml's number of the format; heads: undo llama.cpp's order of rows in each head, 0: keep it. */
+  loadGgml(map: MappedFile, offset: number, format: number, heads: number): void {
+    const { native } = this.context.library;
+    this.context.library.check(native.kva_tensor_load_ggml(this.pointer, map.pointer, offset, format, heads));
+  }
+
   dispose(): void {
     this.context.library.check(this.context.library.native.kva_tensor_destroy(this.pointer));
   }

@@ -96,7 +96,7 @@ test("a path or id that is almost right gets the nearest name", () => {
 
 test("what is there but no model is named as what it is", () => {
   const dir = makeModel("models", "tiny");
-  expect(refusal(join(dir, "config.json"))).toContain("is a file; --model_path takes the directory");
+  expect(refusal(join(dir, "config.json"))).toContain("is a file; --model_path takes a GGUF file, or the directory");
   expect(refusal(join(scratch, "models"))).toContain(
     "has no config.json, so it is no Hugging Face model directory; there are models inside of it: tiny",
   );

@@ -55,6 +55,16 @@ eachBackend("wrong arguments", (backend) => {
     file.close();
   });
 
+  test("tensor_load_ggml: integers, and a format that is none", () => {
+    using scope = new Scope(backend.context);
+    const { native, map, t, f } = fixture(scope, backend.context);
+    const file = map();
+    expect(native.kva_tensor_load_ggml(t("int32", 1, 32), file.pointer, 0, 8, 0)).toBe(ARGUMENT);
+    expect(native.kva_tensor_load_ggml(f(1, 32), file.pointer, 0, -1, 0)).toBe(ARGUMENT);
+    expect(native.kva_tensor_load_ggml(null, file.pointer, 0, 8, 0)).toBe(ARGUMENT);
+    file.close();
+  });
+
   test("kv_keep: indices out of order or of range are refused, where the backend can see them", () => {
     using scope = new Scope(backend.context);
     const { native, kv, f } = fixture(scope, backend.context);
@@ -142,7 +152,13 @@ eachBackend("wrong arguments", (backend) => {
 
 test("the table has a wrong call of every function that takes values", () => {
   const covered = functionsOf(wrong);
-  const elsewhere = new Set(["kva_tensor_load", "kva_device_count", "kva_blas_path", "kva_map_open"]);
+  const elsewhere = new Set([
+    "kva_tensor_load",
+    "kva_tensor_load_ggml",
+    "kva_device_count",
+    "kva_blas_path",
+    "kva_map_open",
+  ]);
   const valueTypes = ["i32", "u32", "i64", "f32"];
   const missing = Object.entries(symbols)
     .filter(
