@@ -45,6 +45,10 @@ export interface CostCell extends Counts {
   batch: number;
   ttftMs: Measure | null;
   methodMs: number | null;
+  /** of it, choosing the blocks that prefill attention reads; null where all are read */
+  selectMs: number | null;
+  /** share of the causal blocks that prefill attention read */
+  density: number | null;
   msPerToken: Measure | null;
   tokensPerSecond: number | null;
   cacheBytes: number | null;
@@ -197,6 +201,8 @@ function costCell(method: string, length: number | null, batch: number, pairs: P
     ...counts(pairs),
     ttftMs,
     methodMs: rows.length > 0 ? average(rows.map((row) => row.method_ms)) : null,
+    selectMs: averageOf(rows.map((row) => row.select_ms)),
+    density: averageOf(rows.map((row) => row.numbers.density)),
     msPerToken,
     tokensPerSecond: decodeSeconds > 0 ? steps / decodeSeconds : null,
     cacheBytes,
@@ -208,6 +214,12 @@ function costCell(method: string, length: number | null, batch: number, pairs: P
     speedUp: null,
     idleShare: idleShare(rows),
   };
+}
+
+/** of the numbers there are; null where there is none */
+function averageOf(values: readonly (number | undefined)[]): number | null {
+  const known = values.filter((value) => value !== undefined);
+  return known.length > 0 ? average(known) : null;
 }
 
 /** Time between samples over all time of the rows that know it; null where none does. */

@@ -36,6 +36,8 @@ export const rowSchema = v.looseObject({
   new_tokens: count,
   ttft_ms: count,
   method_ms: count,
+  /** of it, choosing the blocks that prefill attention reads */
+  select_ms: v.optional(count),
   decode_ms: count,
   /** share of the batch's time: its longest sequence over its size */
   wall_ms: count,
@@ -127,6 +129,7 @@ export function completedRow(task: Task, completion: Completion, prediction: str
     new_tokens: completion.ids.length,
     ttft_ms: completion.prefillMs,
     method_ms: completion.methodMs,
+    ...(completion.selectMs === undefined ? {} : { select_ms: completion.selectMs }),
     decode_ms: completion.decodeMs,
     wall_ms: context.wallMs,
     gap_ms: context.gapMs ?? 0,

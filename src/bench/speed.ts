@@ -6,7 +6,7 @@
 import type { Completion, MethodSpec, Request } from "../engine/protocol.ts";
 import { average } from "./cells.ts";
 import { EngineError, type EngineProcess } from "./engine-process.ts";
-import { formatBytes, formatMs, formatRate } from "./format.ts";
+import { formatBytes, formatMs, formatRate, formatShare } from "./format.ts";
 import { stream } from "./prng.ts";
 import { blank, type Cell, type TableData, text } from "./table.ts";
 
@@ -35,12 +35,17 @@ export interface SpeedRow {
   ms_per_token_p99: number | null;
   cache_bytes: number | null;
   peak_bytes: number | null;
+  /** of a sparse method: share of the causal blocks that prefill attention read, and the time of finding them */
+  density?: number;
+  select_ms?: number;
   /** why there are no numbers */
   error?: string;
 }
 
 export interface SpeedOptions {
   repetitions: number;
+  /** sets of blocks are cut to this share after they were chosen */
+  density?: number;
   seed: number;
   vocabulary: number;
 }
@@ -90,7 +95,7 @@ export async function runSpeedTest(engine: EngineProcess, test: SpeedTest, optio
 async function generate(
   engine: EngineProcess,
   test: SpeedTest,
-  { seed, vocabulary }: SpeedOptions,
+  { seed, vocabulary, density }: SpeedOptions,
   repetition: number,
   promptTokens: number,
   maxNewTokens: number,
@@ -103,6 +108,7 @@ async function generate(
       maxNewTokens,
       stopIds: [],
       ignoreStop: true,
+      ...(density === undefined ? {} : { density }),
       sampling: { temperature: 0, topP: 1, topK: 0, seed },
     };
   });
@@ -135,7 +141,14 @@ function summary(test: SpeedTest, samples: Completion[][], baseline: number[]): 
     ms_per_token_p99: quantile(0.99),
     cache_bytes: Math.max(...samples.map((completions) => completions.reduce((sum, c) => sum + c.cacheBytes, 0))),
     peak_bytes: Math.max(...samples.map((completions) => longest(completions, (c) => c.peakBytes))),
+    ...sparsity(samples.flat()),
   };
+}
+
+function sparsity(completions: readonly Completion[]): { density?: number; select_ms?: number } {
+  const densities = completions.map((c) => c.numbers.density).filter((density) => density !== undefined);
+  if (densities.length === 0) return {};
+  return { density: average(densities), select_ms: average(completions.map((c) => c.selectMs ?? 0)) };
 }
 
 export function failedSpeedRow(test: SpeedTest, error: string): SpeedRow {
@@ -171,6 +184,7 @@ export function testName({ n_prompt, n_gen, n_depth }: SpeedRow): string {
 export function speedTable(rows: readonly SpeedRow[], title: string): TableData {
   const number = (value: number | null, format: (x: number) => string): Cell =>
     value === null ? blank : { text: format(value), value };
+  const sparse = rows.some((row) => row.density !== undefined);
   const errors = rows.flatMap((row) => (row.error ? [`${row.method}, ${testName(row)}: ${row.error}`] : []));
   return {
     title,
@@ -184,6 +198,12 @@ export function speedTable(rows: readonly SpeedRow[], title: string): TableData 
       { title: "p99", key: "ms_per_token_p99" },
       { title: "cache", key: "cache_bytes" },
       { title: "peak", key: "peak_bytes" },
+      ...(sparse
+        ? [
+            { title: "density", key: "density" },
+            { title: "choice", key: "select_ms" },
+          ]
+        : []),
     ],
     headColumns: 3,
     rows: rows.map((row) => [
@@ -196,9 +216,13 @@ export function speedTable(rows: readonly SpeedRow[], title: string): TableData 
       number(row.ms_per_token_p99, formatMs),
       number(row.cache_bytes, formatBytes),
       number(row.peak_bytes, formatBytes),
+      ...(sparse ? [number(row.density ?? null, formatShare), number(row.select_ms ?? null, formatMs)] : []),
     ]),
     notes: [
       "pp: prompt, tg: new tokens, @ d: tokens in the cache before. Mean and standard deviation; TTFT: the whole prompt; p50, p99: one decode step.",
+      ...(sparse
+        ? ["Density: share of the causal blocks that prefill attention read; choice: time of finding them."]
+        : []),
       ...errors,
     ],
   };

@@ -131,11 +131,19 @@ const costColumns: Column[] = [
   { title: "peak", key: "peak_bytes" },
 ];
 
+/** Shown where a method chose what prefill attention reads. */
+const sparseColumns: Column[] = [
+  { title: "density", key: "density" },
+  { title: "choice", key: "select_ms" },
+];
+
 export function costTable(cells: Cells, context: TableContext): TableData {
   const batched = cells.batches.length > 1 || cells.batches[0]! > 1;
-  const columns = batched ? costColumns.toSpliced(2, 0, { title: "batch", key: "batch" }) : costColumns;
+  const sparse = cells.cost.some(({ density }) => density !== null);
+  const plain = sparse ? [...costColumns, ...sparseColumns] : costColumns;
+  const columns = batched ? plain.toSpliced(2, 0, { title: "batch", key: "batch" }) : plain;
   const rows = cells.cost.map((cell) => {
-    const row = costRow(cell);
+    const row = sparse ? [...costRow(cell), ...sparseCells(cell)] : costRow(cell);
     return batched ? row.toSpliced(2, 0, { text: String(cell.batch), value: cell.batch }) : row;
   });
   return {
@@ -148,13 +156,24 @@ export function costTable(cells: Cells, context: TableContext): TableData {
         "Speed-up: time of Full over the method's, for as many new tokens as Full wrote.",
       "Cache: bytes of the rows held after the prompt, measured; expected: by the method's formula, pages and padding included; " +
         "allocated: what the allocator gave out for it; peak: weights included.",
+      ...(sparse
+        ? [
+            "Density: blocks that prefill attention read, of those up to the diagonal, mean over layers and heads; choice: time of finding them.",
+          ]
+        : []),
     ],
   };
 }
 
+const number = (value: number | null, format: (x: number) => string): Cell =>
+  value === null ? blank : { text: format(value), value };
+
+const sparseCells = ({ density, selectMs }: CostCell): Cell[] => [
+  number(density, formatShare),
+  number(selectMs, formatMs),
+];
+
 function costRow(cell: CostCell): Cell[] {
-  const number = (value: number | null, format: (x: number) => string): Cell =>
-    value === null ? blank : { text: format(value), value };
   return [
     { text: lengthText(cell.length), value: cell.length },
     { text: broken(cell.method), value: cell.method },

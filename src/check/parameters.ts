@@ -20,6 +20,8 @@ function bounds({ key, type, min, max, choices }: Field): unknown[] {
       return [[], [min ?? 0]];
     case "int":
       return [...(min === null ? [] : [min]), max ?? LARGE];
+    case "shares":
+      return [0, 0.5, 1];
     case "number":
       return key === "keepRatio" ? [0.01, 1] : [...(min === null ? [] : [min]), max ?? LARGE];
   }

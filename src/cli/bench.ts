@@ -17,6 +17,7 @@ interface BenchFlags extends EngineFlags, MethodFlags {
   repetitions?: number;
   shape?: string;
   layers?: number;
+  density?: number;
   no_baseline?: boolean;
   output?: TableFormat;
 }
@@ -39,7 +40,12 @@ export async function bench(flags: BenchFlags): Promise<void> {
   }
   if (tests.length === 0) throw new KvaError("usage", "-p and -n are both 0: there is nothing to measure");
   const options = await setUpEngine(flags, model);
-  const settings = { repetitions: flags.repetitions ?? 5, seed, vocabulary: model.config.vocabSize };
+  const settings = {
+    repetitions: flags.repetitions ?? 5,
+    seed,
+    vocabulary: model.config.vocabSize,
+    ...(flags.density === undefined ? {} : { density: flags.density }),
+  };
 
   const rows: SpeedRow[] = [];
   const engine = new Restarting(options);

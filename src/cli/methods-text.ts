@@ -20,9 +20,14 @@ export function wrap(text: string, columns: number): string[] {
 
 /** `whole number >= 1`, `max | avg` */
 export function rangeText(field: Field): string {
-  const noun = { int: field.odd ? "odd" : "whole", number: "number", flag: "true | false", choice: "", ints: "list" }[
-    field.type
-  ];
+  const noun = {
+    int: field.odd ? "odd" : "whole",
+    number: "number",
+    flag: "true | false",
+    choice: "",
+    ints: "list",
+    shares: "share, table or list of layers,",
+  }[field.type];
   if (field.choices !== null) return field.choices.join(" | ");
   if (field.min !== null && field.max !== null) return `${noun} ${field.min} to ${field.max}`;
   if (field.min !== null) return `${noun} >= ${field.min}`;

@@ -32,7 +32,7 @@ const number = (wanted: string, fits: (x: number) => boolean) => (value: string)
 };
 export const natural = number("a whole number of at least 1", (x) => Number.isSafeInteger(x) && x >= 1);
 export const whole = number("a whole number of at least 0", (x) => Number.isSafeInteger(x) && x >= 0);
-const share = number("a number above 0 and at most 1", (x) => x > 0 && x <= 1);
+export const share = number("a number above 0 and at most 1", (x) => x > 0 && x <= 1);
 const positive = number("a number of at least 0", (x) => x >= 0);
 
 /** A list of whole numbers, `4096,32768` or `4096 32768`; repeated uses add up. */

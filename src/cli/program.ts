@@ -11,6 +11,7 @@ import {
   natural,
   naturals,
   samplingOptions,
+  share,
   whole,
   wholes,
 } from "./options.ts";
@@ -118,6 +119,7 @@ function addBench(program: Command): Command {
     .option("-r, --repetitions <n>", "measurements of each row (5)", natural)
     .option("--shape <name>", "a model by shape, with random weights: llama-3.1-8b")
     .option("--layers <n>", "the first layers of the shape only", natural)
+    .option("--density <share>", "cut what a sparse prefill method chose to this share of the blocks", share)
     .option("--seed <n>", "seed of weights and token ids (42)", whole)
     .option("--no_baseline", "without Full");
   return formatOption(methodOptions(engineOptions(bench)), ["table", "md", "json", "jsonl", "csv"]).action(

@@ -27,7 +27,7 @@ const stepOf = (loaded: LoadedPlugin, key: string): string => `${loaded.plugin.n
 const budgeted = (loaded: LoadedPlugin): boolean => fields(loaded.plugin).some((field) => field.key === "capacity");
 
 function valuesOf(field: Field, text: string): unknown[] {
-  return severalValues(field.type === "ints", text).map((value) => readValue(field, value));
+  return severalValues(field.type, text).map((value) => readValue(field, value));
 }
 
 export function* paramQuestions(facts: WizardFacts, given: Answers, before: Answers): Generator<Question> {

@@ -109,7 +109,7 @@ class Generation {
     this.loop.setMembers(this.sequences);
     const { normed, logits } = this.loop.step;
     decoder.logits(last, normed, logits);
-    const spent = methodMs();
+    const spent = methodMs() + this.sequences.reduce((ms, { selection }) => ms + (selection?.ms() ?? 0), 0);
     this.events.phase?.("prefill", total, total);
     return spent;
   }
@@ -151,6 +151,7 @@ class Generation {
       promptTokens: request.ids.length,
       prefillMs: 0,
       methodMs,
+      ...(sequence.selection && { selectMs: sequence.selection.ms() }),
       decodeMs: 0,
       tokenMs: sequence.tokenMs,
       cacheBytes: heldBytes,

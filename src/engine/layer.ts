@@ -1,4 +1,5 @@
 // Layer and Ops as hooks see them, over the native tensors of one sequence. What ops return is freed when the hook ends.
+import { columnSumsBlocks } from "../native/blocks.ts";
 import { KvaError } from "../native/error.ts";
 import { divideRamp } from "../native/evict.ts";
 import type { KvCache } from "../native/kv.ts";
@@ -18,30 +19,16 @@ import type {
   WindowStats,
 } from "../plugin/index.ts";
 import type { ChunkState } from "./attend.ts";
+import { HookBlockOps } from "./block-ops.ts";
+import { own, TensorQueries, TensorRows, TensorScores } from "./handles.ts";
 import type { DecodeOp } from "./recorded.ts";
 
-class TensorScores implements Scores {
-  constructor(readonly tensor: Tensor) {}
-  get rows(): number {
-    return this.tensor.rows;
-  }
-  get columns(): number {
-    return this.tensor.columns;
-  }
-}
-
-class TensorRows implements Rows {
-  constructor(readonly tensor: Tensor) {}
-  get count(): number {
-    return this.tensor.columns;
-  }
-}
-
-class TensorQueries implements Queries {
-  constructor(readonly tensor: Tensor) {}
-  get count(): number {
-    return this.tensor.rows;
-  }
+/** What the select hook sees of a layer's prefill. */
+export interface Pass {
+  /** the rotated queries of the whole prompt, `[promptTokens, heads * headDim]` */
+  queries: Tensor;
+  /** owns what attention reads after the hook */
+  kept: Scope;
 }
 
 /** What a hook may touch: a sequence's cache on the layer's device, and the kept queries of the layer. */
@@ -57,6 +44,8 @@ export interface LayerState {
   sides: ReadonlyMap<string, number>;
   /** the chunk whose hook this is; null in other hooks */
   chunk: ChunkState | null;
+  /** the pass whose select hook this is; null in other hooks */
+  pass: Pass | null;
   cascade: boolean;
   maySync: boolean;
   unrotatedRows: number;
@@ -100,7 +89,12 @@ export class HookLayer implements Layer {
     return this.state.promptTokens;
   }
 
-  queries(count: number): TensorQueries {
+  queries(count = this.promptTokens): TensorQueries {
+    const { pass } = this.state;
+    if (pass) {
+      const rows = Math.min(count, pass.queries.rows);
+      return new TensorQueries(this.scope.view(pass.queries, pass.queries.rows - rows, rows));
+    }
     const ring = this.state.ring(this.index);
     if (!ring) throw new KvaError("plugin", `layer.queries(${count}) needs \`queryRing: ${count}\` in needs`);
     const wanted = Math.min(count, this.state.promptTokens);
@@ -232,17 +226,6 @@ export class HookLayer implements Layer {
   }
 }
 
-function own<T>(value: unknown, type: new (...args: never[]) => T, where: string): T {
-  if (value instanceof type) return value;
-  throw new KvaError("plugin", `${where} takes what an op of this hook returned, not ${describe(value)}`);
-}
-
-function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (Array.isArray(value)) return "an array";
-  return typeof value === "object" ? `a ${value.constructor.name}` : `${typeof value} ${String(value)}`;
-}
-
 /** The ops of one hook call; their results die with the scope. */
 export class HookOps implements Ops {
   constructor(
@@ -278,7 +261,10 @@ export class HookOps implements Ops {
     if (!chunk.lse) throw new KvaError("plugin", "ops.columnSums needs `lse: true` in needs");
     const out = this.scores(this.layer.length);
     out.tensor.fill(0);
-    native.columnSums(cache, this.layer.index, chunk.first, chunk.queries, chunk.lse, scale, reduce, out.tensor);
+    const { first, queries, lse, blocks } = chunk;
+    const { index } = this.layer;
+    if (blocks) columnSumsBlocks(cache, index, first, queries, lse, scale, reduce, blocks, out.tensor);
+    else native.columnSums(cache, index, first, queries, lse, scale, reduce, out.tensor);
     return out;
   }
 
@@ -340,6 +326,12 @@ export class HookOps implements Ops {
     const index = this.scope.on(x.context).tensor("int32", x.rows, k, "scratch");
     native.topk(x, k, index);
     return new TensorRows(index);
+  }
+
+  get blocks(): HookBlockOps {
+    const { pass } = this.layer.state;
+    if (!pass) throw new KvaError("plugin", "ops.blocks works in the select hook");
+    return new HookBlockOps(this.layer.index, this.layer.state, this.scope, pass.kept);
   }
 
   read(scores: Scores): Float32Array {

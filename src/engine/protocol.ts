@@ -66,6 +66,8 @@ export interface Request {
   ignoreStop?: boolean;
   /** report the kept positions of each layer and KV head */
   logKept?: boolean;
+  /** sets of blocks are cut to this share of the causal ones, after they were chosen (speed runs) */
+  density?: number;
 }
 
 /** Positions that each layer and KV head holds, as ranges (`0-3,17`): [layer][kvHead]. */
@@ -91,6 +93,8 @@ export interface Completion {
   prefillMs: number;
   /** of it, in the method's hooks */
   methodMs: number;
+  /** of it, choosing the blocks that attention reads */
+  selectMs?: number;
   /** from the first new token to the last */
   decodeMs: number;
   /** each decode step */

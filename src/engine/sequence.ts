@@ -7,8 +7,10 @@ import { Scope } from "../native/scope.ts";
 import type { Tensor } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
 import type { ChunkState } from "./attend.ts";
+import { TensorBlocks } from "./block-ops.ts";
+import { own } from "./handles.ts";
 import { rangesOf } from "./kept.ts";
-import { HookLayer, HookOps, type LayerState } from "./layer.ts";
+import { HookLayer, HookOps, type LayerState, type Pass } from "./layer.ts";
 import {
   type AllNeeds,
   createHooks,
@@ -20,6 +22,14 @@ import {
 } from "./method.ts";
 import type { Request } from "./protocol.ts";
 import { type DecodeOp, plan, replay } from "./recorded.ts";
+import { Selection } from "./selection.ts";
+
+/** What a hook call is about, besides the layer. */
+interface Inside {
+  record?: DecodeOp[];
+  chunk?: ChunkState;
+  pass?: Pass;
+}
 
 /** Storage for tokens to come is made in advance up to this many rows; past it, it grows as decoding goes. */
 const MAX_SPARE_ROWS = 1024;
@@ -43,6 +53,8 @@ export class Sequence {
   private readonly rings: Tensor[];
   /** this sequence alone, on each stage */
   private readonly solos: readonly Batch[];
+  /** null where no hook selects */
+  readonly selection: Selection | null;
   readonly stream: number;
 
   constructor(
@@ -60,6 +72,8 @@ export class Sequence {
     this.stream = createHash("sha256").update(request.id).digest().readUInt32BE(0);
     this.cache = scope.own(decoder.newCache(this.needs.sideArrays.length, this.needs.unrotatedKeys));
     this.solos = decoder.stages.map(({ context }) => scope.own(Batch.create(context, 1)));
+    const selects = this.hooks.some(({ hooks }) => hooks.select);
+    this.selection = selects ? new Selection(scope, decoder, request.density ?? null) : null;
     const window = Math.min(this.needs.queryRing, this.promptTokens);
     const { heads, headDim } = decoder.config;
     this.rings = decoder.stages.flatMap(({ context, first, end }) => {
@@ -84,6 +98,20 @@ export class Sequence {
     if (!ring) return;
     using last = queries.view(this.promptTokens - ring.rows, ring.rows);
     last.copyTo(ring);
+  }
+
+  /** the blocks that a layer's attention reads, as the select hook says; null: everything */
+  selectBlocks(layer: number, pass: Pass): TensorBlocks | null {
+    const named = this.hooks.find(({ hooks }) => hooks.select);
+    if (!named || !this.selection) return null;
+    return this.selection.choose(layer, () => {
+      let chosen: TensorBlocks | null = null;
+      this.call(named, "select", layer, { pass }, (view, ops) => {
+        const said = named.hooks.select!(view, ops);
+        if (said !== undefined) chosen = own(said, TensorBlocks, "select: its result");
+      });
+      return chosen;
+    });
   }
 
   get watchesChunks(): boolean {
@@ -130,23 +158,18 @@ export class Sequence {
 
   private call(
     named: NamedHooks,
-    hook: "chunk" | "prefill" | "decode",
+    hook: "select" | "chunk" | "prefill" | "decode",
     layer: number,
-    inside: { record?: DecodeOp[]; chunk?: ChunkState },
+    inside: Inside,
     run: (view: HookLayer, ops: HookOps) => void,
   ): void {
     using scope = new Scope(this.cache.of(layer).context);
-    const state = this.layerState(layer, named, inside.record ?? null, inside.chunk ?? null);
-    const view = new HookLayer(layer, state, scope);
+    const view = new HookLayer(layer, this.layerState(layer, named, inside), scope);
     guarded(`${named.name}.${hook} in layer ${layer}`, () => run(view, new HookOps(view, scope)));
   }
 
-  private layerState(
-    at: number,
-    { name, hooks }: NamedHooks,
-    record: DecodeOp[] | null,
-    chunk: ChunkState | null,
-  ): LayerState {
+  private layerState(at: number, { name, hooks }: NamedHooks, inside: Inside): LayerState {
+    const { record = null, chunk = null, pass = null } = inside;
     const sync = hooks.needs?.hostSync;
     const sides = hooks.needs?.sideArrays ?? [];
     return {
@@ -157,6 +180,7 @@ export class Sequence {
       ring: (layer) => this.ring(layer),
       sides: new Map(sides.map((side) => [side, this.needs.sideArrays.indexOf(sideName(name, side))])),
       chunk,
+      pass,
       cascade: hooks.needs?.cascade === true,
       maySync: sync === "both" || sync === (record ? "decode" : "prefill"),
       unrotatedRows: this.needs.unrotatedKeys,
@@ -198,7 +222,7 @@ export class Sequence {
   end(): Record<string, number> {
     const kept = () => this.keptPositions();
     return Object.assign(
-      {},
+      this.selection ? { density: this.selection.density() } : {},
       ...this.hooks.map(({ name, hooks }) => guarded(`${name}.end`, () => hooks.end?.(kept) ?? {})),
     );
   }

@@ -1,7 +1,19 @@
 // What a plugin author sees: definePlugin, param, and the types of Layer, Ops and Hooks. Imported as "kvaccel/plugin".
-import { Budget, type Param, type ParamValue, param } from "./param.ts";
+import type { BlockOps, Blocks } from "./blocks.ts";
+import { Budget, type Param, type ParamValue, param, type Shares } from "./param.ts";
 
-export type { Param, ParamValue };
+export type {
+  Band,
+  BlockOps,
+  BlockScores,
+  Blocks,
+  Bounds,
+  Counts,
+  Marks,
+  Means,
+  WindowSums,
+} from "./blocks.ts";
+export type { Param, ParamValue, Shares };
 export { Budget, param };
 
 /** What a method does to the cache or to attention; at most one of each kind composes, in this order. */
@@ -101,8 +113,11 @@ export interface Layer {
   readonly keys: CacheRows;
   readonly values: CacheRows;
 
-  /** The last `count` post-RoPE queries of the prompt; needs `queryRing >= count`. A longer window than the prompt is clamped. */
-  queries(count: number): Queries;
+  /**
+   * The last `count` post-RoPE queries of the prompt, a longer window than the prompt being clamped. Needs `queryRing >= count`,
+   * but in the select hook, where all are there: absent, all of them.
+   */
+  queries(count?: number): Queries;
   /** Prefill: an earlier layer of this sequence; needs `cascade`. */
   at(layer: number): Layer;
   /** The values of a side array of this plugin (named in `needs.sideArrays`): `[kvHeads, length]`, a copy. */
@@ -177,6 +192,8 @@ export interface Ops {
   topk(scores: Scores, k: number): Rows;
   /** Copies scores to the host; waits for the device, so the plugin must declare `hostSync`. */
   read(scores: Scores): Float32Array;
+  /** Select hook: scores and sets of blocks. */
+  readonly blocks: BlockOps;
 }
 
 /** What costs something and must be asked for. A method that needs nothing keeps the fastest path. */
@@ -202,6 +219,11 @@ export interface Needs {
 /** Hooks of one sequence. All are synchronous and optional; state lives in the closure of `create`. */
 export interface Hooks {
   needs?: Needs;
+  /**
+   * prefill, once a layer, before attention over the whole prompt: the blocks it reads; nothing: it reads everything. All rows stay.
+   * Not called in layers whose sliding window is shorter than the prompt.
+   */
+  select?(layer: Layer, ops: Ops): Blocks | undefined;
   /** prefill, after attention of each range of query rows: may update scores */
   chunk?(layer: Layer, ops: Ops): void;
   /** once a layer, after it attended over the whole prompt */

@@ -3,7 +3,7 @@ import * as v from "valibot";
 
 /** One parameter as it stands in YAML, on the command line and in the wizard. */
 export interface Param<T> {
-  readonly type: "int" | "number" | "flag" | "choice" | "ints" | "budget";
+  readonly type: "int" | "number" | "flag" | "choice" | "ints" | "shares" | "budget";
   readonly about: string;
   readonly default: unknown;
   readonly min?: number;
@@ -33,6 +33,9 @@ export class Budget {
     return this.keepRatio === undefined ? (this.capacity ?? length) : Math.ceil(length * this.keepRatio - 1e-9);
   }
 }
+
+/** One share, `[layers][heads]`, or the plugin's own table. */
+export type Shares = number | "table" | readonly (readonly number[])[];
 
 interface Range {
   about: string;
@@ -87,6 +90,13 @@ export const param = {
       ...options,
       schema: v.array(numeric("whole numbers", true, options), "must be a list of whole numbers"),
     };
+  },
+  /** a share for all heads, a list of lists with one for each layer and query head, or the word `table`: the plugin's own such list */
+  shares(options: { about: string; default: number }): Param<Shares> {
+    const text = "must be a number from 0 to 1, a list of layers with one such number per query head, or table";
+    const share = v.pipe(v.number(text), v.minValue(0, text), v.maxValue(1, text));
+    const schema = v.union([share, v.literal("table"), v.array(v.array(share, text), text)], text);
+    return { type: "shares", min: 0, max: 1, ...options, schema };
   },
   /** rows kept per KV head and layer; in YAML `capacity` (rows) or `keepRatio` (share of the prompt) */
   budget(options: { default: number; min?: number; about?: string }): Param<Budget> {

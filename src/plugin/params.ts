@@ -10,7 +10,7 @@ export interface Field {
   key: string;
   /** the key in the plugin's `params` */
   param: string;
-  type: "int" | "number" | "flag" | "choice" | "ints";
+  type: "int" | "number" | "flag" | "choice" | "ints" | "shares";
   /** null: unset */
   default: unknown;
   min: number | null;

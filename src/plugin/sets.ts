@@ -3,7 +3,7 @@ import { basename } from "node:path";
 import { KvaError } from "../native/error.ts";
 import type { LoadedPlugin, Registry } from "./loader.ts";
 import { match, nearest } from "./nearest.ts";
-import { fields, findField, readValue } from "./params.ts";
+import { type Field, fields, findField, readValue } from "./params.ts";
 import { splitOutside, splitSetting } from "./split.ts";
 
 /** `{snapkv: {capacity: [256, 1024]}}`, as in a config file */
@@ -21,7 +21,7 @@ export function readSets(sets: Sets, registry: Registry): SetValues {
     const field = findField(plugin, key);
     const keys = all.get(plugin.name) ?? new Map<string, unknown[]>();
     for (const other of fields(plugin)) if (other.param === field.param) keys.delete(other.key);
-    const values = severalValues(field.type === "ints", value).map((one) => readValue(field, one));
+    const values = severalValues(field.type, value).map((one) => readValue(field, one));
     all.set(plugin.name, keys.set(field.key, values));
   };
   for (const layer of layersOf(sets)) {
@@ -69,12 +69,13 @@ function refuseBoth({ plugin }: LoadedPlugin, keys: readonly string[]): void {
   throw new KvaError("usage", `set.${plugin.name.toLowerCase()}: give one of ${given}, not both`);
 }
 
-/** `256,1024` or `[256, 1024]` from YAML is two values; of a list parameter only `[0,1],[2,3]` is. */
-export function severalValues(list: boolean, value: unknown): unknown[] {
+/** `256,1024` or `[256, 1024]` from YAML is two values; of a list parameter only `[0,1],[2,3]` is, and a list of lists is one of shares. */
+export function severalValues(type: Field["type"], value: unknown): unknown[] {
+  const list = type === "ints";
   if (typeof value === "string") {
     const pieces = splitOutside(value, /,/);
     return list && !pieces.every((piece) => piece.startsWith("[")) ? [value] : pieces;
   }
   if (!Array.isArray(value) || (list && !value.some(Array.isArray))) return [value];
-  return value;
+  return type === "shares" && value.every(Array.isArray) ? [value] : value;
 }

@@ -31,7 +31,7 @@ const count = v.pipe(
 const paramSchema = v.looseObject(
   {
     type: v.picklist(
-      ["int", "number", "flag", "choice", "ints", "budget"],
+      ["int", "number", "flag", "choice", "ints", "shares", "budget"],
       "must be made with param.int, param.number, ...",
     ),
     about: text("a line of help"),
@@ -90,6 +90,7 @@ const hooksSchema = v.strictObject({
       hostSync: v.optional(v.picklist(["prefill", "decode", "both"], "must be prefill, decode or both")),
     } satisfies Record<keyof Needs, v.GenericSchema>),
   ),
+  select: hook,
   chunk: hook,
   prefill: hook,
   decode: hook,

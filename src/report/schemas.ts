@@ -51,6 +51,8 @@ export const resultsSchema = v.looseObject({
         batch: v.number(),
         ttftMs: measure,
         methodMs: nullable,
+        selectMs: v.optional(nullable, null),
+        density: v.optional(nullable, null),
         msPerToken: measure,
         tokensPerSecond: nullable,
         cacheBytes: nullable,

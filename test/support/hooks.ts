@@ -69,7 +69,9 @@ export function runPrefill(
     const part = inner.view(queries, first, rows);
     const lse = inner.tensor("float32", shape.kvHeads * shape.groupSize, rows);
     attentionPrefill(cache, 0, first, part, scale, 0, inner.tensor(shape.dtype, rows, queries.columns), lse);
-    call(scope, { ...state, chunk: { first, queries: part, lse } }, (layer, ops) => hooks.chunk?.(layer, ops));
+    call(scope, { ...state, chunk: { first, queries: part, lse, blocks: null } }, (layer, ops) =>
+      hooks.chunk?.(layer, ops),
+    );
   }
   call(scope, state, (layer, ops) => hooks.prefill?.(layer, ops));
   return keptPositions(twin);
@@ -102,6 +104,7 @@ function stateOf(
     ring: () => ring,
     sides: new Map((hooks.needs?.sideArrays ?? []).map((name, i) => [name, i])),
     chunk: null,
+    pass: null,
     cascade: hooks.needs?.cascade === true,
     maySync: sync === "prefill" || sync === "both",
     unrotatedRows: shape.unrotatedRows,
