@@ -24,6 +24,17 @@ thread_local int32_t current = -1;
 
 int32_t current_device() noexcept { return current; }
 
+bool starts_early() noexcept {
+  static std::atomic<int32_t> known[64] = {}; // major compute capability; 0: not asked yet
+  std::atomic<int32_t>& major = known[current & 63];
+  if (major == 0) {
+    int32_t asked = 1;
+    cudaDeviceGetAttribute(&asked, cudaDevAttrComputeCapabilityMajor, current);
+    major = asked;
+  }
+  return major >= 9;
+}
+
 cudaError_t try_device(int32_t id) noexcept {
   if (current == id) return cudaSuccess;
   const cudaError_t status = cudaSetDevice(id);

@@ -24,6 +24,7 @@ inline void check_launch() { check_cuda(cudaGetLastError(), "kernel launch"); }
 void use_device(int32_t id);
 cudaError_t try_device(int32_t id) noexcept;
 int32_t current_device() noexcept;
+bool starts_early() noexcept; // the current device can start a kernel before the one before it has ended
 
 // Lets a kernel have this much dynamic shared memory on the current device, where that is more than every kernel may have.
 template <auto Kernel>

@@ -1,15 +1,16 @@
-// Decode attention, common parts: what a launch takes, what one block does. A block has one split of split_rows cache rows, one KV head (of its
-// group up to 16 query heads) and one sequence; lengths and addresses are read from the tables, so that a graph survives growth.
+// Decode attention, common parts: what a launch takes, what one item of its work is. An item is one split of split_rows cache rows, one KV head
+// (of its group up to 16 query heads) and one sequence; lengths and addresses are read from the tables, so that a graph survives growth.
 #pragma once
 #include <cuda_runtime.h>
 
 #include "../core/kv.h"
+#include "early_launch.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
 
 namespace kva {
 
-constexpr int kDecodeHeads = 16; // query heads of a block
+constexpr int kDecodeHeads = 16; // query heads of an item
 
 struct DecodeArgs {
   KvSeq* const* sequences;
@@ -17,7 +18,8 @@ struct DecodeArgs {
   void* out;
   int64_t q_stride, out_stride;
   int q_dtype; // of q and out
-  int layer, heads, kv_heads, head_dim, splits, window;
+  int layer, heads, kv_heads, head_dim, splits, window, count; // count: sequences
+  int processors; // of the device
   float scale;          // with log2(e) in it: scores are in base-2 units
   float* scores;        // NULL, or [sequences * heads, splits * split_rows]
   float2* norms;        // [sequences * heads]: max, sum of 2^(score - max) over all rows
@@ -26,35 +28,59 @@ struct DecodeArgs {
 
   __host__ __device__ int group() const { return heads / kv_heads; }
   __host__ __device__ int chunks() const { return (group() + kDecodeHeads - 1) / kDecodeHeads; }
+  __host__ __device__ int items() const { return splits * kv_heads * chunks() * count; }
   __host__ __device__ int64_t score_stride() const { return int64_t(splits) * split_rows; }
 };
 
-// blocks: x splits, y kv_heads * chunks, z sequences
 struct DecodeBlock {
   const void *keys, *values;
   const int32_t* positions; // NULL: every row is seen
   int newest_hidden;        // rows at this position and before are hidden
   int first, last;          // rows of the split
-  int sequence, first_head, heads;
+  int split, sequence, kv_head, first_head, heads;
 
   __device__ bool sees(int row) const { return positions == nullptr || positions[row] > newest_hidden; }
   __device__ int64_t head_row(const DecodeArgs& args, int head) const { return int64_t(sequence) * args.heads + first_head + head; }
 };
 
-// false where the block has nothing to do; every thread of the block calls it
-__device__ __forceinline__ bool open_decode_block(const DecodeArgs& args, DecodeBlock& block) {
-  const int chunks = args.chunks(), kv_head = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
-  KvSeq* sequence = args.sequences[blockIdx.z];
-  const KvHead head = layer_heads(sequence, args.layer)[kv_head];
+// where item `number` is, without its rows: splits follow one another, then KV heads, then sequences
+__device__ __forceinline__ DecodeBlock decode_place(const DecodeArgs& args, int number) {
+  DecodeBlock block;
+  const unsigned chunks = args.chunks(), rest = unsigned(number) / args.splits, row = rest / chunks, chunk = rest % chunks;
+  block.split = number - rest * args.splits;
+  block.sequence = row / args.kv_heads;
+  block.kv_head = row % args.kv_heads;
+  block.first_head = block.kv_head * args.group() + chunk * kDecodeHeads;
+  block.heads = min(kDecodeHeads, args.group() - int(chunk) * kDecodeHeads);
+  return block;
+}
+
+__device__ __forceinline__ DecodeBlock decode_block(const DecodeArgs& args, int number) {
+  DecodeBlock block = decode_place(args, number);
+  KvSeq* sequence = args.sequences[block.sequence];
+  const KvHead& head = layer_heads(sequence, args.layer)[block.kv_head];
   block.keys = head.k;
   block.values = head.v;
   block.positions = args.window > 0 ? head.pos : nullptr;
   block.newest_hidden = sequence->position - args.window;
-  block.first = blockIdx.x * split_rows;
+  block.first = block.split * split_rows;
   block.last = min(head.len, block.first + split_rows);
-  block.sequence = blockIdx.z;
-  block.first_head = kv_head * args.group() + chunk * kDecodeHeads;
-  block.heads = min(kDecodeHeads, args.group() - chunk * kDecodeHeads);
+  return block;
+}
+
+// asks for what decode_block will read of an item to come nearer
+__device__ __forceinline__ void approach_decode_block(const DecodeArgs& args, int number) {
+  const DecodeBlock place = decode_place(args, number);
+  const KvHead* head = layer_heads(args.sequences[place.sequence], args.layer) + place.kv_head;
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(&head->k));
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(&head->len));
+}
+
+// The item of this block in a grid of one block for each. False where there is nothing to do; every thread of the block calls it.
+__device__ __forceinline__ bool open_decode_block(const DecodeArgs& args, DecodeBlock& block) {
+  device::let_next_start();
+  device::wait_for_inputs();
+  block = decode_block(args, blockIdx.x);
   if (args.splits == 1) return true; // writes the result itself, zeros where there are no rows
   if (block.first >= block.last) return false;
   if (block.positions == nullptr) return true;
@@ -63,7 +89,7 @@ __device__ __forceinline__ bool open_decode_block(const DecodeArgs& args, Decode
   for (int row = block.first + threadIdx.x; row < block.last; row += blockDim.x) seen = seen || block.sees(row);
   if (__syncthreads_or(seen)) return true;
   for (int i = threadIdx.x; i < block.heads; i += blockDim.x)
-    args.partial_sums[block.head_row(args, i) * args.splits + blockIdx.x] = {-INFINITY, 0};
+    args.partial_sums[block.head_row(args, i) * args.splits + block.split] = {-INFINITY, 0};
   if (args.scores != nullptr)
     for (int i = 0; i < block.heads; ++i)
       for (int row = block.first + threadIdx.x; row < block.last; row += blockDim.x)
@@ -95,17 +121,17 @@ __device__ __forceinline__ void write_decode_split(const DecodeArgs& args, const
     write_decode_out(args, block.sequence, block.first_head + head, column, sum > 0 ? out / sum : 0);
     if (column == 0) args.norms[row] = {max, sum};
   } else {
-    args.partial_out[(row * args.splits + blockIdx.x) * args.head_dim + column] = out;
-    if (column == 0) args.partial_sums[row * args.splits + blockIdx.x] = {max, sum};
+    args.partial_out[(row * args.splits + block.split) * args.head_dim + column] = out;
+    if (column == 0) args.partial_sums[row * args.splits + block.split] = {max, sum};
   }
 }
 
-// Each launches its split kernel for every split, KV head and sequence.
+// Each launches its kernel for every item.
 template <class T>
-void attention_decode_mma_launch(const DecodeArgs& args, int sequences, cudaStream_t stream); // head sizes 64 and 128, q of the cache's type
+void attention_decode_mma_launch(const DecodeArgs& args, cudaStream_t stream); // head sizes 64 and 128, q of the cache's type
 template <class T>
-void attention_decode_fma_launch(const DecodeArgs& args, int sequences, cudaStream_t stream);
+void attention_decode_fma_launch(const DecodeArgs& args, cudaStream_t stream);
 template <class T>
-void attention_decode_segments_launch(const DecodeArgs& args, int sequences, cudaStream_t stream); // packed rows among them
+void attention_decode_segments_launch(const DecodeArgs& args, cudaStream_t stream); // packed rows among them
 
 }  // namespace kva

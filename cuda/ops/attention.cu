@@ -11,51 +11,43 @@ namespace {
 using namespace device;
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+constexpr int kMergeThreads = 512;
 constexpr float kLog2E = 1.4426950408889634f;
 
-// out = sum over splits of 2^(max_s - max) * out_s, over the same sum of sums; a block has one query head. Warps share the splits.
-__global__ void __launch_bounds__(kThreads) merge_splits_kernel(const DecodeArgs args) {
-  __shared__ float outs[kWarps][128], shared[kWarps];
-  const int head = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int length = layer_heads(args.sequences[blockIdx.y], args.layer)[head / args.group()].len;
+// out = sum over splits of 2^(max_s - max) * out_s, over the same sum of sums; a block has 32 columns of one query head, its warps share the splits.
+__global__ void __launch_bounds__(kMergeThreads) merge_splits_kernel(const DecodeArgs args) {
+  constexpr int kWarps = kMergeThreads / 32;
+  __shared__ float outs[kWarps][32], shared[kWarps];
+  let_next_start();
+  wait_for_inputs();
+  const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+  const int length = layer_heads(args.sequences[blockIdx.z], args.layer)[head / args.group()].len;
   const int splits = min((length + split_rows - 1) / split_rows, args.splits);
-  const int64_t row = int64_t(blockIdx.y) * args.heads + head;
+  const int64_t row = int64_t(blockIdx.z) * args.heads + head;
   const float2* sums = args.partial_sums + row * args.splits;
   const float* partial = args.partial_out + row * args.splits * args.head_dim;
 
   float max = -INFINITY, sum = 0;
-  for (int i = threadIdx.x; i < splits; i += kThreads) max = fmaxf(max, sums[i].x);
-  max = block_max<kThreads>(max, shared);
+  for (int i = threadIdx.x; i < splits; i += kMergeThreads) max = fmaxf(max, sums[i].x);
+  max = block_max<kMergeThreads>(max, shared);
   const float base = max == -INFINITY ? 0 : max;
-  for (int i = threadIdx.x; i < splits; i += kThreads) sum += exp2f(sums[i].x - base) * sums[i].y;
-  sum = block_sum<kThreads>(sum, shared);
-  if (threadIdx.x == 0) args.norms[row] = {max, sum};
+  for (int i = threadIdx.x; i < splits; i += kMergeThreads) sum += exp2f(sums[i].x - base) * sums[i].y;
+  sum = block_sum<kMergeThreads>(sum, shared);
+  if (threadIdx.x == 0 && blockIdx.x == 0) args.norms[row] = {max, sum};
 
-  const int each = (splits + kWarps - 1) / kWarps, first = warp * each, last = min(first + each, splits);
-  for (int column = 0; column < args.head_dim; column += 128) {
-    float out[4] = {};
-#pragma unroll 4
-    for (int i = first; i < last; ++i) {
-      const float share = exp2f(sums[i].x - base);
-#pragma unroll
-      for (int c = 0; c < 4; ++c) { // a split without visible rows has written nothing
-        const int at = column + c * 32 + lane;
-        const float value = share > 0 && at < args.head_dim ? partial[int64_t(i) * args.head_dim + at] : 0;
-        out[c] = fmaf(share, value, out[c]);
-      }
-    }
-#pragma unroll
-    for (int c = 0; c < 4; ++c) outs[warp][c * 32 + lane] = out[c];
-    __syncthreads();
-    if (threadIdx.x < 128 && column + threadIdx.x < args.head_dim) {
-      float total = 0;
-#pragma unroll
-      for (int other = 0; other < kWarps; ++other) total += outs[other][threadIdx.x];
-      write_decode_out(args, blockIdx.y, head, column + threadIdx.x, sum > 0 ? total / sum : 0);
-    }
-    __syncthreads();
+  float out = 0;
+#pragma unroll 8
+  for (int i = warp; i < splits; i += kWarps) {
+    const float share = exp2f(sums[i].x - base); // a split without visible rows has written nothing
+    out = fmaf(share, share > 0 && column < args.head_dim ? partial[int64_t(i) * args.head_dim + column] : 0, out);
   }
+  outs[warp][lane] = out;
+  __syncthreads();
+  if (warp > 0 || column >= args.head_dim) return;
+  float total = 0;
+#pragma unroll
+  for (int other = 0; other < kWarps; ++other) total += outs[other][lane];
+  write_decode_out(args, blockIdx.z, head, column, sum > 0 ? total / sum : 0);
 }
 
 // probs[s * kvHeads + h, row] = mean over the group of 2^(score - max) / sum; grid: rows, KV heads, sequences
@@ -89,9 +81,11 @@ int64_t place_scratch(DecodeArgs& args, int sequences, char* scratch) {
   return bytes;
 }
 
-DecodeArgs decode_args(const Batch& batch) {
+DecodeArgs decode_args(Context& context, const Batch& batch) {
   const KvShape& shape = batch.shape();
   DecodeArgs args = {};
+  args.processors = cuda_device(context).processors;
+  args.count = batch.sequences();
   args.sequences = batch.table;
   args.heads = shape.heads;
   args.kv_heads = shape.kv_heads;
@@ -104,7 +98,7 @@ DecodeArgs decode_args(const Batch& batch) {
 
 void attention_decode_reserve(Context& context, Batch& batch) {
   if (batch.sequences() == 0) return;
-  DecodeArgs args = decode_args(batch);
+  DecodeArgs args = decode_args(context, batch);
   const int64_t linear = batch.sequences() > kLinearRowsMax ? kLinearWorkspaceBytes : 0;
   context.scratch(std::max(place_scratch(args, batch.sequences(), nullptr), linear));
 }
@@ -114,7 +108,7 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
   if (sequences == 0) return;
   const cudaStream_t stream = stream_of(context);
   const int32_t dtype = batch.shape().dtype;
-  DecodeArgs args = decode_args(batch);
+  DecodeArgs args = decode_args(context, batch);
   place_scratch(args, sequences, static_cast<char*>(context.scratch(place_scratch(args, sequences, nullptr))));
   args.q = q.data;
   args.out = out.data;
@@ -129,15 +123,15 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
 
   with_device_type(dtype, [&](auto type) {
     using T = decltype(type);
-    if (packs) return attention_decode_segments_launch<T>(args, sequences, stream);
+    if (packs) return attention_decode_segments_launch<T>(args, stream);
     if constexpr (sizeof(T) == 2) {
-      if (q.dtype == dtype && (args.head_dim == 64 || args.head_dim == 128)) return attention_decode_mma_launch<T>(args, sequences, stream);
+      if (q.dtype == dtype && (args.head_dim == 64 || args.head_dim == 128)) return attention_decode_mma_launch<T>(args, stream);
     }
-    attention_decode_fma_launch<T>(args, sequences, stream);
+    attention_decode_fma_launch<T>(args, stream);
   });
   if (args.splits > 1) {
-    merge_splits_kernel<<<dim3(args.heads, sequences), kThreads, 0, stream>>>(args);
-    check_launch();
+    const dim3 grid(divide_up(args.head_dim, 32), args.heads, sequences);
+    launch_early(merge_splits_kernel, grid, kMergeThreads, 0, stream, args);
   }
   if (!probs) return;
   const dim3 grid(divide_up(args.score_stride(), kThreads), args.kv_heads, sequences);

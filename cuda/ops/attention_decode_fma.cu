@@ -90,16 +90,14 @@ __global__ void __launch_bounds__(kThreads) attention_decode_fma_kernel(const De
 }  // namespace
 
 template <class T>
-void attention_decode_fma_launch(const DecodeArgs& args, int sequences, cudaStream_t stream) {
+void attention_decode_fma_launch(const DecodeArgs& args, cudaStream_t stream) {
   const int64_t bytes = kDecodeHeads * (split_rows + args.head_dim) * int64_t(4);
   allow_shared<attention_decode_fma_kernel<T>>(bytes);
-  const dim3 grid(args.splits, args.kv_heads * args.chunks(), sequences);
-  attention_decode_fma_kernel<T><<<grid, kThreads, bytes, stream>>>(args);
-  check_launch();
+  launch_early(attention_decode_fma_kernel<T>, dim3(args.items()), kThreads, bytes, stream, args);
 }
 
-template void attention_decode_fma_launch<float>(const DecodeArgs&, int, cudaStream_t);
-template void attention_decode_fma_launch<__half>(const DecodeArgs&, int, cudaStream_t);
-template void attention_decode_fma_launch<__nv_bfloat16>(const DecodeArgs&, int, cudaStream_t);
+template void attention_decode_fma_launch<float>(const DecodeArgs&, cudaStream_t);
+template void attention_decode_fma_launch<__half>(const DecodeArgs&, cudaStream_t);
+template void attention_decode_fma_launch<__nv_bfloat16>(const DecodeArgs&, cudaStream_t);
 
 }  // namespace kva

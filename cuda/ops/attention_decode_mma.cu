@@ -1,4 +1,6 @@
-// Decode attention of a split on the tensor cores, f16 and bf16, head sizes 64 and 128: the query heads of a group are rows of one product.
+// Decode attention on the tensor cores, f16 and bf16, head sizes 64 and 128: the query heads of a group are rows of one product.
+// A few blocks stay on each multiprocessor and go through the items; each warp's loads run ahead across the borders of items, so that memory
+// never rests while an item begins or is merged.
 #include "../device/attention_decode.cuh"
 #include "../device/mma.cuh"
 
@@ -14,7 +16,13 @@ constexpr int kDecodeStages = 2; // tiles of keys and values in flight, of each 
 template <int HeadDim>
 constexpr int kDecodeStageBytes = 2 * kDecodeTile * HeadDim * 2;
 template <int HeadDim>
-constexpr int kDecodeSharedBytes = kDecodeWarps * kDecodeStages * kDecodeStageBytes<HeadDim> + kDecodeWarps * kDecodeHeads * 8;
+constexpr int kDecodeOutStride = HeadDim + 8; // floats: rows of one column fall into different banks
+
+// after the tiles: sums [warp][kDecodeHeads], outs [warp][heads][kDecodeOutStride]
+template <int HeadDim>
+constexpr int decode_shared_bytes(int heads) {
+  return kDecodeWarps * (kDecodeStages * kDecodeStageBytes<HeadDim> + kDecodeHeads * 8 + heads * kDecodeOutStride<HeadDim> * 4);
+}
 
 // A row of a tile is HeadDim / 8 packs of 16 bytes; pack p of row r lies at place p ^ (r % 8), so that eight rows of a column of packs
 // fall into different banks.
@@ -49,6 +57,7 @@ struct DecodeState {
 template <class T, int HeadDim>
 __device__ __forceinline__ void load_query_fragments(uint32_t (&query)[HeadDim / 16][4], const T* q, int heads) {
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+  const bool pairs = reinterpret_cast<uintptr_t>(q) % 4 == 0;
 #pragma unroll
   for (int step = 0; step < HeadDim / 16; ++step)
 #pragma unroll
@@ -57,7 +66,7 @@ __device__ __forceinline__ void load_query_fragments(uint32_t (&query)[HeadDim /
       uint32_t pair = 0;
       if (head < heads) {
         const uint16_t* from = reinterpret_cast<const uint16_t*>(q) + head * HeadDim + column;
-        pair = from[0] | static_cast<uint32_t>(from[1]) << 16;
+        pair = pairs ? *reinterpret_cast<const uint32_t*>(from) : from[0] | static_cast<uint32_t>(from[1]) << 16;
       }
       query[step][i] = pair;
     }
@@ -116,23 +125,21 @@ __device__ __forceinline__ void attend_decode_tile(DecodeState<HeadDim>& state, 
 
 // the four warps' states of one split, merged in their order
 template <class T, int HeadDim>
-__device__ __forceinline__ void merge_decode_warps(const DecodeArgs& args, const DecodeBlock& block, DecodeState<HeadDim>& state,
-                                                   unsigned char* shared) {
-  static_assert(kDecodeHeads * HeadDim * 4 <= kDecodeStages * kDecodeStageBytes<HeadDim>);
+__device__ __forceinline__ void merge_decode_warps(const DecodeArgs& args, const DecodeBlock& block, DecodeState<HeadDim>& state, float2* sums,
+                                                   float* outs, int rows) {
+  constexpr int kStride = kDecodeOutStride<HeadDim>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
-  float* outs = reinterpret_cast<float*>(shared); // [warp][kDecodeHeads][HeadDim]
-  float2* sums = reinterpret_cast<float2*>(shared + kDecodeWarps * kDecodeStages * kDecodeStageBytes<HeadDim>); // [warp][kDecodeHeads]
-  __syncthreads(); // every warp has read its tiles
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float sum = state.sum[half];
     sum += __shfl_xor_sync(device::kAllLanes, sum, 1);
     sum += __shfl_xor_sync(device::kAllLanes, sum, 2);
-    const int row = warp * kDecodeHeads + group + half * 8;
-    if (quad == 0) sums[row] = {state.max[half], sum};
+    const int head = group + half * 8;
+    if (head >= block.heads) continue;
+    if (quad == 0) sums[warp * kDecodeHeads + head] = {state.max[half], sum};
+    float* to = outs + (warp * rows + head) * kStride + quad * 2;
 #pragma unroll
-    for (int n = 0; n < HeadDim / 8; ++n)
-      *reinterpret_cast<float2*>(outs + row * HeadDim + n * 8 + quad * 2) = {state.out[n][half * 2], state.out[n][half * 2 + 1]};
+    for (int n = 0; n < HeadDim / 8; ++n) *reinterpret_cast<float2*>(to + n * 8) = {state.out[n][half * 2], state.out[n][half * 2 + 1]};
   }
   __syncthreads();
   for (int at = threadIdx.x; at < block.heads * HeadDim; at += kDecodeWarps * 32) {
@@ -146,75 +153,119 @@ __device__ __forceinline__ void merge_decode_warps(const DecodeArgs& args, const
     for (int w = 0; w < kDecodeWarps; ++w) {
       const float share = exp2f(sums[w * kDecodeHeads + head].x - base);
       sum += share * sums[w * kDecodeHeads + head].y;
-      out += share * outs[(w * kDecodeHeads + head) * HeadDim + column];
+      out += share * outs[(w * rows + head) * kStride + column];
     }
     write_decode_split(args, block, head, column, out, max, sum);
   }
+  __syncthreads(); // before the next item's states are written
 }
+
+// A warp's own walk through the tiles of its block's items, ahead of the one that computes.
+template <class T, int HeadDim>
+struct DecodeLoader {
+  const DecodeArgs& args;
+  DecodeBlock block;
+  int number, row;
+
+  __device__ DecodeLoader(const DecodeArgs& args) : args(args), number(blockIdx.x) { open(); }
+
+  __device__ void open() {
+    block = decode_block(args, number);
+    row = block.first + threadIdx.x / 32 * kDecodeTile;
+    if (number + int(gridDim.x) < args.items()) approach_decode_block(args, number + gridDim.x);
+    if (block.positions != nullptr && !any_row_seen(block)) row = block.last;
+  }
+
+  // the next tile, or nothing after the last
+  __device__ void load(uint32_t stage) {
+    while (row >= block.last && number + int(gridDim.x) < args.items()) {
+      number += gridDim.x;
+      open();
+    }
+    if (row < block.last) {
+      load_decode_tile<T, HeadDim>(stage, block, row);
+      row += kDecodeWarps * kDecodeTile;
+    }
+    device::copy_async_commit();
+  }
+
+  // the same for every warp of the block
+  static __device__ bool any_row_seen(const DecodeBlock& block) {
+    bool seen = false;
+    for (int row = block.first + threadIdx.x % 32; row < block.last; row += 32) seen = seen || block.sees(row);
+    return __any_sync(device::kAllLanes, seen);
+  }
+};
 
 template <class T, int HeadDim>
 __global__ void __launch_bounds__(kDecodeWarps * 32, 3) attention_decode_mma_kernel(const DecodeArgs args) {
   extern __shared__ __align__(128) unsigned char shared[];
-  constexpr int kStep = kDecodeWarps * kDecodeTile;
-  DecodeBlock block;
-  if (!open_decode_block(args, block)) return;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, quad = lane % 4;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, quad = lane % 4, rows = min(args.group(), kDecodeHeads);
   const uint32_t stages = device::shared_address(shared) + warp * kDecodeStages * kDecodeStageBytes<HeadDim>;
+  float2* sums = reinterpret_cast<float2*>(shared + kDecodeWarps * kDecodeStages * kDecodeStageBytes<HeadDim>);
+  float* outs = reinterpret_cast<float*>(sums + kDecodeWarps * kDecodeHeads);
+  device::let_next_start();
+  device::wait_for_inputs();
 
-  int loading = block.first + warp * kDecodeTile;
+  DecodeLoader<T, HeadDim> loader(args);
 #pragma unroll
-  for (int stage = 0; stage < kDecodeStages; ++stage, loading += kStep) {
-    if (loading < block.last) load_decode_tile<T, HeadDim>(stages + stage * kDecodeStageBytes<HeadDim>, block, loading);
-    device::copy_async_commit();
-  }
-  uint32_t query[HeadDim / 16][4];
-  const T* q = static_cast<const T*>(args.q) + block.sequence * args.q_stride + int64_t(block.first_head) * HeadDim;
-  load_query_fragments<T, HeadDim>(query, q, block.heads);
-
-  DecodeState<HeadDim> state;
+  for (int stage = 0; stage < kDecodeStages; ++stage) loader.load(stages + stage * kDecodeStageBytes<HeadDim>);
   uint32_t stage = 0;
-  for (int first = block.first + warp * kDecodeTile; first < block.last; first += kStep, loading += kStep) {
-    device::copy_async_wait<kDecodeStages - 1>();
-    __syncwarp();
-    const uint32_t tile = stages + stage * kDecodeStageBytes<HeadDim>;
-    float scores[2][4] = {};
-    score_decode_tile<T, HeadDim>(scores, query, tile);
-#pragma unroll
-    for (int n = 0; n < 2; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = first + n * 8 + quad * 2 + i % 2, head = group + i / 2 * 8;
-        scores[n][i] = row < block.last && block.sees(row) ? scores[n][i] * args.scale : -INFINITY;
-        if (args.scores != nullptr && row < block.last && head < block.heads)
-          args.scores[block.head_row(args, head) * args.score_stride() + row] = scores[n][i];
+  for (int number = blockIdx.x; number < args.items(); number += gridDim.x) {
+    const DecodeBlock block = decode_block(args, number);
+    if (args.splits > 1 && block.first >= block.last) continue; // with one split the item writes zeros
+    uint32_t query[HeadDim / 16][4];
+    const T* q = static_cast<const T*>(args.q) + block.sequence * args.q_stride + int64_t(block.first_head) * HeadDim;
+    load_query_fragments<T, HeadDim>(query, q, block.heads);
+
+    DecodeState<HeadDim> state;
+    const bool hidden = block.positions != nullptr && !loader.any_row_seen(block); // then none of its tiles were loaded
+    for (int first = block.first + warp * kDecodeTile; first < block.last; first += kDecodeWarps * kDecodeTile) {
+      const uint32_t tile = stages + stage * kDecodeStageBytes<HeadDim>;
+      float scores[2][4] = {};
+      if (!hidden) {
+        device::copy_async_wait<kDecodeStages - 1>();
+        __syncwarp();
+        score_decode_tile<T, HeadDim>(scores, query, tile);
       }
-    attend_decode_tile<T, HeadDim>(state, scores, tile + kDecodeTile * HeadDim * 2);
-    __syncwarp(); // every lane has read the tile
-    if (loading < block.last) load_decode_tile<T, HeadDim>(tile, block, loading);
-    device::copy_async_commit();
-    stage = (stage + 1) % kDecodeStages;
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = first + n * 8 + quad * 2 + i % 2, head = group + i / 2 * 8;
+          scores[n][i] = row < block.last && block.sees(row) ? scores[n][i] * args.scale : -INFINITY;
+          if (args.scores != nullptr && row < block.last && head < block.heads)
+            args.scores[block.head_row(args, head) * args.score_stride() + row] = scores[n][i];
+        }
+      if (hidden) continue;
+      attend_decode_tile<T, HeadDim>(state, scores, tile + kDecodeTile * HeadDim * 2);
+      __syncwarp(); // every lane has read the tile
+      loader.load(tile);
+      stage = (stage + 1) % kDecodeStages;
+    }
+    merge_decode_warps<T, HeadDim>(args, block, state, sums, outs, rows);
   }
   device::copy_async_wait<0>();
-  merge_decode_warps<T, HeadDim>(args, block, state, shared);
 }
 
 template <class T, int HeadDim>
-void launch(const DecodeArgs& args, int sequences, cudaStream_t stream) {
-  constexpr int bytes = kDecodeSharedBytes<HeadDim>;
+void launch(const DecodeArgs& args, cudaStream_t stream) {
+  constexpr int kMostShared = 227 << 10; // of a multiprocessor
+  const int bytes = decode_shared_bytes<HeadDim>(std::min(args.group(), kDecodeHeads));
   allow_shared<attention_decode_mma_kernel<T, HeadDim>>(bytes);
-  const dim3 grid(args.splits, args.kv_heads * args.chunks(), sequences);
-  attention_decode_mma_kernel<T, HeadDim><<<grid, kDecodeWarps * 32, bytes, stream>>>(args);
-  check_launch();
+  const int resident = args.processors * std::clamp(kMostShared / (bytes + 1024), 1, 3);
+  const dim3 grid(std::min(args.items(), resident));
+  launch_early(attention_decode_mma_kernel<T, HeadDim>, grid, kDecodeWarps * 32, bytes, stream, args);
 }
 
 }  // namespace
 
 template <class T>
-void attention_decode_mma_launch(const DecodeArgs& args, int sequences, cudaStream_t stream) {
-  args.head_dim == 64 ? launch<T, 64>(args, sequences, stream) : launch<T, 128>(args, sequences, stream);
+void attention_decode_mma_launch(const DecodeArgs& args, cudaStream_t stream) {
+  args.head_dim == 64 ? launch<T, 64>(args, stream) : launch<T, 128>(args, stream);
 }
 
-template void attention_decode_mma_launch<__half>(const DecodeArgs&, int, cudaStream_t);
-template void attention_decode_mma_launch<__nv_bfloat16>(const DecodeArgs&, int, cudaStream_t);
+template void attention_decode_mma_launch<__half>(const DecodeArgs&, cudaStream_t);
+template void attention_decode_mma_launch<__nv_bfloat16>(const DecodeArgs&, cudaStream_t);
 
 }  // namespace kva

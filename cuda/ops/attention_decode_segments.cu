@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(kThreads) attention_decode_segments_kernel(con
   shared.scaled = shared.queries + kDecodeHeads * args.head_dim;
   DecodeBlock block;
   if (!open_decode_block(args, block)) return;
-  const KvHead head = layer_heads(args.sequences[blockIdx.z], args.layer)[blockIdx.y / args.chunks()];
+  const KvHead head = layer_heads(args.sequences[block.sequence], args.layer)[block.kv_head];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = max(block.last - block.first, 0);
   const int64_t q = block.sequence * args.q_stride + int64_t(block.first_head) * args.head_dim;
   for (int at = threadIdx.x; at < kDecodeHeads * args.head_dim; at += kThreads) {
@@ -256,16 +256,14 @@ __global__ void __launch_bounds__(kThreads) attention_decode_segments_kernel(con
 }  // namespace
 
 template <class T>
-void attention_decode_segments_launch(const DecodeArgs& args, int sequences, cudaStream_t stream) {
+void attention_decode_segments_launch(const DecodeArgs& args, cudaStream_t stream) {
   const int64_t bytes = SegmentShared::bytes(args.head_dim);
   allow_shared<attention_decode_segments_kernel<T>>(bytes);
-  const dim3 grid(args.splits, args.kv_heads * args.chunks(), sequences);
-  attention_decode_segments_kernel<T><<<grid, kThreads, bytes, stream>>>(args);
-  check_launch();
+  launch_early(attention_decode_segments_kernel<T>, dim3(args.items()), kThreads, bytes, stream, args);
 }
 
-template void attention_decode_segments_launch<float>(const DecodeArgs&, int, cudaStream_t);
-template void attention_decode_segments_launch<__half>(const DecodeArgs&, int, cudaStream_t);
-template void attention_decode_segments_launch<__nv_bfloat16>(const DecodeArgs&, int, cudaStream_t);
+template void attention_decode_segments_launch<float>(const DecodeArgs&, cudaStream_t);
+template void attention_decode_segments_launch<__half>(const DecodeArgs&, cudaStream_t);
+template void attention_decode_segments_launch<__nv_bfloat16>(const DecodeArgs&, cudaStream_t);
 
 }  // namespace kva

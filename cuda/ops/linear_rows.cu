@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "../device/early_launch.cuh"
 #include "../device/mma.cuh"
 #include "../device/reduce.cuh"
 #include "../device/vec.cuh"
@@ -18,6 +19,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kFeatures = 16; // of one block
 constexpr int kDepth = 32;    // elements of k of one warp and round
+constexpr int kAheadBytes = 4096; // of each row of weights, asked for while the kernel before still runs
 
 template <class T>
 __device__ __forceinline__ void write_out(const LinearRows& args, int row, int feature, float sum) {
@@ -63,6 +65,10 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
   const T* weight = static_cast<const T*>(args.weight);
   const T* upper = weight + min(first + group, args.features - 1) * args.weight_stride;
   const T* lower = weight + min(first + group + 8, args.features - 1) * args.weight_stride;
+  let_next_start();
+  if (Aligned && threadIdx.x < min(kFeatures, args.features - first))
+    fetch_ahead(weight + (first + threadIdx.x) * args.weight_stride, min(kAheadBytes, args.in * 2));
+  wait_for_inputs();
 
   const T* x[Tiles];
   int x_in[Tiles];
@@ -132,6 +138,8 @@ __global__ void __launch_bounds__(kThreads, 2) linear_rows_f32_kernel(const Line
   constexpr int kUnroll = Rows == 1 ? 4 : 2;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int feature = blockIdx.y * kFeatures + warp * 2, first_row = blockIdx.x * Rows;
+  let_next_start();
+  wait_for_inputs();
   const float* weight = static_cast<const float*>(args.weight);
   const float* w[2] = {weight + min(feature, args.features - 1) * args.weight_stride,
                        weight + min(feature + 1, args.features - 1) * args.weight_stride};
@@ -172,18 +180,18 @@ template <bool Aligned>
 void launch_f32(const LinearRows& args, cudaStream_t stream) {
   const unsigned blocks = (args.features + kFeatures - 1) / kFeatures;
   if (args.rows == 1)
-    linear_rows_f32_kernel<1, Aligned><<<dim3(1, blocks), kThreads, 0, stream>>>(args);
+    launch_early(linear_rows_f32_kernel<1, Aligned>, dim3(1, blocks), kThreads, 0, stream, args);
   else
-    linear_rows_f32_kernel<8, Aligned><<<dim3((args.rows + 7) / 8, blocks), kThreads, 0, stream>>>(args);
+    launch_early(linear_rows_f32_kernel<8, Aligned>, dim3((args.rows + 7) / 8, blocks), kThreads, 0, stream, args);
 }
 
 template <class T, bool Aligned>
 void launch_mma(const LinearRows& args, cudaStream_t stream) {
   const unsigned blocks = (args.features + kFeatures - 1) / kFeatures;
   if (args.rows <= 8)
-    linear_rows_kernel<T, 1, Aligned><<<blocks, kThreads, 0, stream>>>(args);
+    launch_early(linear_rows_kernel<T, 1, Aligned>, dim3(blocks), kThreads, 0, stream, args);
   else
-    linear_rows_kernel<T, 2, Aligned><<<blocks, kThreads, 0, stream>>>(args);
+    launch_early(linear_rows_kernel<T, 2, Aligned>, dim3(blocks), kThreads, 0, stream, args);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // out[r, g, i] = x[r, g, i] * weight[i] / sqrt(mean_i(x[r, g, i]^2) + eps); a block has one group of one row.
 #include "../core/cuda.h"
+#include "../device/early_launch.cuh"
 #include "../device/reduce.cuh"
 #include "../device/vec.cuh"
 #include "ops.h"
@@ -27,6 +28,8 @@ __global__ void __launch_bounds__(Threads) rmsnorm_kernel(const NormArgs args) {
   const T* weight = static_cast<const T*>(args.weight);
   T* out = static_cast<T*>(args.out) + row * args.out_stride + offset;
 
+  let_next_start();
+  wait_for_inputs();
   Pack<T, Width> kept[kKept];
   float sum = 0;
   const auto square = [&](const Pack<T, Width>& pack) {
@@ -61,10 +64,9 @@ __global__ void __launch_bounds__(Threads) rmsnorm_kernel(const NormArgs args) {
 template <class T, int Width>
 void launch(const NormArgs& args, int64_t blocks, cudaStream_t stream) {
   if (args.width <= 256)
-    rmsnorm_kernel<T, Width, 32><<<blocks, 32, 0, stream>>>(args);
+    launch_early(rmsnorm_kernel<T, Width, 32>, dim3(blocks), 32, 0, stream, args);
   else
-    rmsnorm_kernel<T, Width, 256><<<blocks, 256, 0, stream>>>(args);
-  check_launch();
+    launch_early(rmsnorm_kernel<T, Width, 256>, dim3(blocks), 256, 0, stream, args);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // out = silu(x[:, :width]) * x[:, width:]; out = x + y; out = a * x + b * y; out[r] = table[ids[r]].
 #include "../core/cuda.h"
+#include "../device/early_launch.cuh"
 #include "../device/vec.cuh"
 #include "ops.h"
 
@@ -14,6 +15,8 @@ constexpr int kThreads = 256;
 template <int Width, class Op>
 __global__ void __launch_bounds__(kThreads) packs_kernel(int64_t packs, uint32_t row_packs, Op op) {
   const int64_t at = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  let_next_start();
+  wait_for_inputs();
   if (at >= packs) return;
   if (packs >> 32 == 0) { // a division of 32 bits takes a fifth of the time of one of 64
     const uint32_t row = static_cast<uint32_t>(at) / row_packs;
@@ -27,8 +30,8 @@ template <int Width, class Op>
 void each_pack(Context& context, const Matrix& out, Op op) {
   const int64_t packs = out.count() / Width;
   if (packs == 0) return;
-  packs_kernel<Width><<<divide_up(packs, kThreads), kThreads, 0, stream_of(context)>>>(packs, static_cast<uint32_t>(out.columns / Width), op);
-  check_launch();
+  launch_early(packs_kernel<Width, Op>, dim3(divide_up(packs, kThreads)), kThreads, 0, stream_of(context), packs,
+               static_cast<uint32_t>(out.columns / Width), op);
 }
 
 template <class T>

@@ -1,6 +1,7 @@
 // Splits rows of qkv: rotated queries to q, rotated keys, values and positions to the cache; a block has one row and some of its KV heads.
 #include "../core/cuda.h"
 #include "../core/segments.h"
+#include "../device/early_launch.cuh"
 #include "../device/rotation.cuh"
 #include "../device/vec.cuh"
 #include "ops.h"
@@ -75,6 +76,8 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const RopeArgs args) {
   constexpr int kLanes = 16;
   extern __shared__ Turn turns[]; // [pairs]
   const int row = blockIdx.y, first_kv = blockIdx.x * args.block_kv_heads, kv_heads = min(args.block_kv_heads, args.kv_heads - first_kv);
+  let_next_start();
+  wait_for_inputs();
   KvSeq* sequence = args.sequences != nullptr ? args.sequences[row] : args.sequence;
   KvHead* table = layer_heads(sequence, args.layer) + first_kv;
   const int position = args.sequences != nullptr ? sequence->position : args.start + row;
@@ -147,10 +150,9 @@ void launch(Context& context, const KvShape& shape, RopeArgs args, const Matrix&
       const dim3 grid(divide_up(shape.kv_heads, args.block_kv_heads), std::min(most, qkv.rows - row));
       const size_t shared = args.pairs * sizeof(Turn);
       if (packs)
-        rope_kernel<T, width><<<grid, kThreads, shared, stream_of(context)>>>(part);
+        launch_early(rope_kernel<T, width>, grid, kThreads, shared, stream_of(context), part);
       else
-        rope_kernel<T, 1><<<grid, kThreads, shared, stream_of(context)>>>(part);
-      check_launch();
+        launch_early(rope_kernel<T, 1>, grid, kThreads, shared, stream_of(context), part);
     }
   });
 }
