@@ -62,6 +62,12 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
 // ---- between warpgroups ----
 __device__ __forceinline__ void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 __device__ __forceinline__ void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+// What a kernel of one block on a multiprocessor may share out: it starts with equal parts of the register file, in eights. Where one warpgroup
+// gives and the others take more than it gave, the last of them waits for ever.
+__host__ __device__ constexpr bool registers_suffice(int threads, int given_down_to, int taken_up_to) {
+  const int warpgroups = threads / 128, each = (64 << 10) / threads / 8 * 8;
+  return given_down_to + (warpgroups - 1) * taken_up_to <= warpgroups * each;
+}
 template <int Registers>
 __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));

@@ -186,6 +186,8 @@ __global__ void __launch_bounds__(kThreads, 1) antidiagonal_hopper_kernel(const 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;  // static, and in this body alone: antidiagonal_hopper_takes looks for it
+  constexpr int kGiven = 24, kTaken = 240;
+  static_assert(registers_suffice(kThreads, kGiven, kTaken));
   const uint32_t stages = (shared_address(memory) + 1023) & ~1023u;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
@@ -197,14 +199,14 @@ __global__ void __launch_bounds__(kThreads, 1) antidiagonal_hopper_kernel(const 
   __syncthreads();
   const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
-    give_registers<32>();
+    give_registers<kGiven>();
     if (threadIdx.x == 0) {
       prefetch_map(args.q);
       prefetch_map(args.k);
       produce(args, barriers, stages);
     }
   } else {
-    take_registers<240>();
+    take_registers<kTaken>();
     consume<T>(args.run, barriers, stages, warpgroup - 1);
   }
 #endif

@@ -259,12 +259,15 @@ __global__ void __launch_bounds__(Layout<HeadDim, Listed>::threads, 1) attention
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;  // static, and in this body alone: attention_prefill_hopper_takes looks for it
   using Tiles = Layout<HeadDim, Listed>;
+  // a producer that walks a set of blocks needs more than one that walks a range
+  constexpr int kGiven = Tiles::warpgroups == 3 ? 32 : Listed ? 40 : 24, kTaken = Tiles::warpgroups == 3 ? 160 : Listed ? 232 : 240;
+  static_assert(registers_suffice(Tiles::threads, kGiven, kTaken));
   const Tiles tiles(shared_address(memory));
   if (threadIdx.x == 0) barriers.init<4 * Tiles::warpgroups>();
   __syncthreads();
   const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
-    give_registers<32>();
+    give_registers<kGiven>();
     if (threadIdx.x == 0) {
       prefetch_map(args.q);
       prefetch_map(args.k);
@@ -272,7 +275,7 @@ __global__ void __launch_bounds__(Layout<HeadDim, Listed>::threads, 1) attention
       produce(args, barriers, tiles);
     }
   } else {
-    take_registers<Tiles::warpgroups == 3 ? 160 : 240>();
+    take_registers<kTaken>();
     Consumer<T, HeadDim, Listed>(args, barriers, tiles, warpgroup - 1).run();
   }
 #endif

@@ -196,19 +196,21 @@ __global__ void __launch_bounds__(kThreads, 1) column_sums_hopper_kernel(const _
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;  // static, and in this body alone: column_sums_hopper_takes looks for it
+  constexpr int kGiven = 40, kTaken = 152;
+  static_assert(registers_suffice(kThreads, kGiven, kTaken));
   const Layout<HeadDim> tiles(shared_address(memory));
   if (threadIdx.x == 0) barriers.init();
   __syncthreads();
   const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
-    give_registers<40>();
+    give_registers<kGiven>();
     if (threadIdx.x == 0) {
       prefetch_map(args.q);
       prefetch_map(args.k);
     }
     if (threadIdx.x < 32) produce(args, barriers, tiles);
   } else {
-    take_registers<152>();
+    take_registers<kTaken>();
     Consumer<T, HeadDim, Maximum>(args.shape, barriers, tiles, warpgroup - 1).run();
   }
 #endif
