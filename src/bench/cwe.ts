@@ -2,7 +2,7 @@
 import type { Draft, Generator } from "./draft.ts";
 import type { Prng } from "./prng.ts";
 import type { Exchange } from "./sample.ts";
-import { drawPlainWords } from "./words.ts";
+import { drawPlainWords, type Vocabulary } from "./words.ts";
 
 export interface CweParams {
   freqCw: number;
@@ -39,7 +39,7 @@ function ask(count: number, refs: string[]) {
   };
 }
 
-export function cweGenerator(params: CweParams, length: number): Generator {
+export function cweGenerator(params: CweParams, length: number, vocabulary: Vocabulary): Generator {
   const { numCw } = params;
   const shown = length >= exampleFrom ? Math.max(exampleWords, 2 * numCw) : 0;
 
@@ -53,7 +53,7 @@ export function cweGenerator(params: CweParams, length: number): Generator {
     unit: "distinct words",
     minUnits: numCw + 1,
     draft(units, rng): Draft {
-      const drawn = drawPlainWords(shown + units, rng);
+      const drawn = drawPlainWords(shown + units, rng, vocabulary);
       const words = drawn.slice(shown);
       const refs = words.slice(0, numCw);
       return {

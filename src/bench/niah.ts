@@ -2,7 +2,7 @@
 import { type Draft, type Generator, listOf } from "./draft.ts";
 import type { Prng } from "./prng.ts";
 import { essaySentences, fillerUnits, type Haystack, insertAnywhere, insertAtDepths, proseSentences } from "./prose.ts";
-import { kindNames, type ValueKind, ValuePool } from "./words.ts";
+import { kindNames, type ValueKind, ValuePool, type Vocabulary } from "./words.ts";
 
 export interface NiahParams {
   typeHaystack: "repeat" | "essay" | "needle";
@@ -55,7 +55,7 @@ function ask(kind: string, asked: string[], perKey: number, values: string[]) {
 }
 
 /** needle tasks; `essay`: the words of a user's corpus instead of generated prose */
-export function niahGenerator(params: NiahParams, essay?: string[]): Generator {
+export function niahGenerator(params: NiahParams, words: Vocabulary, essay?: string[]): Generator {
   const keys = Math.max(params.numNeedleK, params.numNeedleQ);
   const count = keys * params.numNeedleV;
   const kind = kindNames[params.typeNeedleV];
@@ -65,7 +65,7 @@ export function niahGenerator(params: NiahParams, essay?: string[]): Generator {
     unit: { repeat: "filler units", essay: "words of prose", needle: "distractors" }[params.typeHaystack],
     minUnits: params.typeHaystack === "essay" ? 0 : count,
     draft(units, rng): Draft {
-      const pool = new ValuePool(rng);
+      const pool = new ValuePool(rng, words);
       const needles = rng.shuffle(drawNeedles(params, keys, pool));
       const asked = rng.sample([...new Set(needles.map(({ key }) => key))], params.numNeedleQ);
       const { text, offsets }: Haystack = hide(needles, units, params, pool, rng, essay);

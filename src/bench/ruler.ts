@@ -11,8 +11,9 @@ import { builtinQa } from "./qa-source.ts";
 import { checkParams, type RulerTask, rulerTask, shortestLength, type TaskParams } from "./ruler-tasks.ts";
 import type { Prompt, PromptOptions, Sample, TextCodec } from "./sample.ts";
 import { tokenOffset } from "./sample.ts";
-import { userEssay, userQa } from "./sources.ts";
+import { userEssay, userQa, userWords } from "./sources.ts";
 import { type VtParams, vtGenerator } from "./vt.ts";
+import { builtinVocabulary } from "./words.ts";
 
 export interface RulerRequest {
   task: string;
@@ -57,13 +58,14 @@ function essayWords(dir: string): string[] | undefined {
 function makeGenerator(task: RulerTask, params: TaskParams, request: RulerRequest, ordinal: number): Generator {
   const { dataDir, seed } = request;
   const essay = dataDir === undefined ? undefined : essayWords(dataDir);
+  const words = dataDir === undefined ? builtinVocabulary : userWords(dataDir);
   switch (task.generator) {
     case "niah":
-      return niahGenerator(params as unknown as NiahParams, essay);
+      return niahGenerator(params as unknown as NiahParams, words, essay);
     case "vt":
       return vtGenerator(params as unknown as VtParams, essay);
     case "cwe":
-      return cweGenerator({ ...cweCounts(request.length), ...params } as unknown as CweParams, request.length);
+      return cweGenerator({ ...cweCounts(request.length), ...params } as unknown as CweParams, request.length, words);
     case "fwe":
       return fweGenerator(params as unknown as FweParams, request.length - (request.maxNewTokens ?? task.cap));
     case "qa": {

@@ -1,9 +1,10 @@
-// A user's own corpora below data_dir: Paul Graham's essays, SQuAD 2.0 and HotpotQA in their official JSON form.
+// A user's own corpora below data_dir: Paul Graham's essays, SQuAD 2.0 and HotpotQA in their official JSON form, word lists.
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { KvaError } from "../native/error.ts";
 import type { QaSource } from "./qa-source.ts";
+import { builtinVocabulary, type Vocabulary } from "./words.ts";
 
 const text = v.pipe(v.string("must be a text"), v.nonEmpty("must not be empty"));
 
@@ -116,4 +117,49 @@ export function userQa(dir: string, dataset: "squad" | "hotpotqa"): QaSource | u
 /** a user's essays; undefined where there is no file */
 export function userEssay(dir: string): string | undefined {
   return read(dir, "essay", essaySchema)?.text;
+}
+
+const wordFiles = {
+  nouns: ["nouns.txt", "nounlist.txt"],
+  adjectives: ["adjectives.txt", "adjectivelist.txt"],
+  verbs: ["verbs.txt", "verblist.txt"],
+  large: ["english_words.txt", "words.txt"],
+};
+const fewestWords = 50;
+
+/** one word a line, sorted, without repeats; undefined where there is no file */
+function wordList(dir: string, kind: keyof typeof wordFiles): string[] | undefined {
+  const path = wordFiles[kind].map((name) => join(dir, name)).find((candidate) => existsSync(candidate));
+  if (path === undefined) return undefined;
+  const words = new Set<string>();
+  for (const [at, line] of readFileSync(path, "utf8").split("\n").entries()) {
+    const word = line.trim();
+    if (/\s/.test(word)) throw new KvaError("data", `${path}:${at + 1}: there must be one word on a line`);
+    if (word !== "") words.add(word);
+  }
+  if (words.size >= fewestWords) return [...words].sort();
+  throw new KvaError("data", `${path} holds ${words.size} different words; at least ${fewestWords} are needed`);
+}
+
+const vocabularies = new Map<string, Vocabulary>();
+
+/** A user's words; a list that is absent is the built-in one. */
+export function userWords(dir: string): Vocabulary {
+  const known = vocabularies.get(dir);
+  if (known !== undefined) return known;
+  const [nouns, adjectives, verbs, large] = [
+    wordList(dir, "nouns"),
+    wordList(dir, "adjectives"),
+    wordList(dir, "verbs"),
+    wordList(dir, "large"),
+  ];
+  const own = [nouns, adjectives, verbs].flatMap((list) => list ?? []);
+  const made: Vocabulary = {
+    nouns: nouns ?? builtinVocabulary.nouns,
+    adjectives: adjectives ?? builtinVocabulary.adjectives,
+    plain: own.length > 0 ? [...new Set(own)].sort() : builtinVocabulary.plain,
+    ...(large && { large }),
+  };
+  vocabularies.set(dir, made);
+  return made;
 }

@@ -39,23 +39,37 @@ function uuid(rng: Prng): string {
   return [0, 8, 12, 16, 20].map((start, i, starts) => text.slice(start, starts[i + 1])).join("-");
 }
 
-const pairs = adjectives.length * nouns.length;
+/** The words that keys and word lists are made of: the built-in ones, or a user's. */
+export interface Vocabulary {
+  adjectives: readonly string[];
+  nouns: readonly string[];
+  /** of the common-words task, sorted, without repeats */
+  plain: readonly string[];
+  /** all words of a common-words sample come from here when `plain` is too short; absent: spelled words join it */
+  large?: readonly string[];
+}
 
-function drawValue(kind: ValueKind, rng: Prng, spell: boolean): string {
+export const builtinVocabulary: Vocabulary = { adjectives, nouns, plain: plainWords };
+
+function drawValue(kind: ValueKind, rng: Prng, words: Vocabulary, spell: boolean): string {
   if (kind === "numbers") return String(rng.between(1000000, 9999999));
   if (kind === "uuids") return uuid(rng);
-  return spell ? `${spelledWord(rng)}-${spelledWord(rng)}` : `${rng.pick(adjectives)}-${rng.pick(nouns)}`;
+  return spell ? `${spelledWord(rng)}-${spelledWord(rng)}` : `${rng.pick(words.adjectives)}-${rng.pick(words.nouns)}`;
 }
 
 /** Draws keys and values that are all different; past half of the adjective-noun pairs, words are spelled. */
 export class ValuePool {
   private readonly taken = new Set<string>();
 
-  constructor(private readonly rng: Prng) {}
+  constructor(
+    private readonly rng: Prng,
+    private readonly words: Vocabulary,
+  ) {}
 
   draw(kind: ValueKind): string {
+    const pairs = this.words.adjectives.length * this.words.nouns.length;
     for (;;) {
-      const value = drawValue(kind, this.rng, this.taken.size > pairs / 2);
+      const value = drawValue(kind, this.rng, this.words, this.taken.size > pairs / 2);
       if (this.taken.has(value)) continue;
       this.taken.add(value);
       return value;
@@ -70,9 +84,10 @@ function extended(list: readonly string[], count: number, rng: Prng, invent: (rn
   return rng.shuffle([...words]);
 }
 
-/** `count` distinct plain words in random order; spelled ones join when the list runs out */
-export function drawPlainWords(count: number, rng: Prng): string[] {
-  return extended(plainWords, count, rng, spelledWord);
+/** `count` distinct plain words in random order; when the list runs out, all are of the large one, or spelled ones join */
+export function drawPlainWords(count: number, rng: Prng, { plain, large }: Vocabulary): string[] {
+  const list = count > plain.length && large !== undefined ? large : plain;
+  return extended(list, count, rng, spelledWord);
 }
 
 /** `count` distinct code words in random order; further ones of the same form join when the list runs out */

@@ -234,6 +234,34 @@ describe("a user's corpora", () => {
     );
   });
 
+  test("word lists make keys and common words; a missing list is the built-in one", () => {
+    const dir = folder();
+    const list = (stem: string, count: number) => Array.from({ length: count }, (_, i) => `${stem}${i}`).join("\n");
+    writeFileSync(join(dir, "nouns.txt"), list("noun", 60));
+    writeFileSync(join(dir, "adjectivelist.txt"), `${list("adj", 60)}\nadj0\n`);
+    const { question } = rulerSample(request("niah_single_1", 512, { dataDir: dir }), 0).sample;
+    expect(question).toMatch(/belongs to adj\d+-noun\d+\?$/);
+    const short = rulerSample(request("cwe", 1024, { dataDir: dir }), 0).sample;
+    for (const ref of short.refs) expect(ref).toMatch(/^(adj|noun)\d+$/);
+    writeFileSync(join(dir, "english_words.txt"), list("word", 3000));
+    const other = folder();
+    writeFileSync(join(other, "nouns.txt"), list("noun", 60));
+    writeFileSync(join(other, "english_words.txt"), list("word", 3000));
+    const long = rulerSample(request("cwe", 8192, { dataDir: other }), 0).sample;
+    for (const ref of long.refs) expect(ref).toMatch(/^word\d+$/);
+  });
+
+  test("word lists that are too short, or hold more than a word on a line, are refused", () => {
+    const dir = folder();
+    writeFileSync(join(dir, "verbs.txt"), "run\nwalk\n");
+    expect(() => rulerSample(request("cwe", 512, { dataDir: dir }), 0)).toThrow("verbs.txt holds 2 different words");
+    const other = folder();
+    writeFileSync(join(other, "words.txt"), "run\nwalk on\n");
+    expect(() => rulerSample(request("cwe", 512, { dataDir: other }), 0)).toThrow(
+      "words.txt:2: there must be one word on a line",
+    );
+  });
+
   test("SQuAD: unanswerable questions are left out, paragraphs of the article come first", () => {
     const dir = folder();
     const paragraph = (n: number) => ({
