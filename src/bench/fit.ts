@@ -52,7 +52,7 @@ function tooShort({ task, generator, length }: FitRequest, excess: number): KvaE
 }
 
 const slack = 0.003; // of the budget left free in calibration, so that few samples must be made a second time
-const firstStep = 32;
+const firstStep = 32; // units; further steps at most quadruple the size, for a guess from two small samples may be far off
 
 type Measured = Pick<Fitted, "units"> & { excess: number };
 
@@ -80,7 +80,8 @@ export function calibrate(request: FitRequest, fresh: () => Prng): Calibration {
     else fits = tried;
     if (fits.units >= most || -fits.excess <= goal + rate) break;
     const inside = over ? (over.excess - fits.excess) / (over.units - fits.units) : rate;
-    const guess = Math.max(fits.units + 1, fits.units + Math.floor((-fits.excess - goal / 2) / inside));
+    const step = Math.min(Math.floor((-fits.excess - goal / 2) / inside), 3 * fits.units + firstStep);
+    const guess = fits.units + Math.max(1, step);
     const middle = over && tries % 3 === 0 ? Math.floor((fits.units + over.units) / 2) : guess;
     next = Math.min(over ? over.units - 1 : most, middle);
   }
