@@ -130,6 +130,7 @@ export class LiveState {
         break;
       case "replanned":
         this.replace(event.tasks, event.rows);
+        this.idle = false;
         break;
       case "idle":
         this.idle = true;
