@@ -92,7 +92,7 @@ export default definePlugin({
     return others.includes("channels") || others.includes("quantization") ? { decode: "none" } : undefined;
   },
 
-  sharesRows: true,
+  sharesRows: "layers",
 
   modelDefaults(model) {
     const [tau1, tau2] = searchedTaus.find(({ is }) => is(model))?.taus ?? [1, 1];

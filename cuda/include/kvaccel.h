@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define KVA_ABI_VERSION ((1 << 16) | 5)
+#define KVA_ABI_VERSION ((1 << 16) | 6)
 
 #if defined(__GNUC__)
 #define KVA_API __attribute__((visibility("default")))
@@ -404,6 +404,44 @@ KVA_API int32_t kva_blocks_thin(kva_tensor* bits, int32_t heads, int32_t first_b
 /* The set as lists: col[row_ptr[i] .. row_ptr[i + 1]) are the key blocks of row i of the bits, ascending. row_ptr i32 [1, rows + 1]; col
  * i32 [1, capacity]: what does not fit is not written, row_ptr counts it all the same. */
 KVA_API int32_t kva_blocks_to_csr(kva_tensor* bits, int32_t heads, int32_t first_block, kva_tensor* row_ptr, kva_tensor* col);
+
+/* ---- since 1.6: budgets of each head, scores over all heads, keys against their mean, what later queries are expected to attend to ---- */
+/* counts[r] := how many of the k largest elements of all of x lie in row r. Ties: lower column first, then lower row; NaN ranks below every
+ * number. x f32 [rows, n] of fewer than 2^31 elements and at most 1024 rows; 1 <= k <= rows * n; counts i32 [1, rows] */
+KVA_API int32_t kva_topk_counts(kva_tensor* x, int32_t k, kva_tensor* counts);
+/* As kva_topk with k = counts[r] in row r, taken within [0, most]; index i32 [rows, most]: what is past counts[r] stays as it is.
+ * counts i32 [1, rows] */
+KVA_API int32_t kva_topk_each(kva_tensor* x, kva_tensor* counts, kva_tensor* index);
+/* x[r, index[r, i]] := value; index i32 [rows, k]; columns outside of x are passed over */
+KVA_API int32_t kva_fill_at(kva_tensor* x, kva_tensor* index, float value);
+/* out = x * y, element by element; f32 of one shape; out may be x or y */
+KVA_API int32_t kva_multiply(kva_tensor* x, kva_tensor* y, kva_tensor* out);
+/* every row of out = the mean over the rows of x; f32 of one shape; out may be x */
+KVA_API int32_t kva_rows_mean(kva_tensor* x, kva_tensor* out);
+/* out[r, 0] = sum over the columns of x[r, :]; x f32 [rows, n], out f32 [rows, 1]. One order of sums. */
+KVA_API int32_t kva_row_sums(kva_tensor* x, kva_tensor* out);
+/* As kva_kv_accumulate, with the mean of probs over a sequence's KV heads: all of them get the same. */
+KVA_API int32_t kva_kv_accumulate_shared(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* probs,
+                                         int32_t side, float factor, float decay);
+/* As kva_kv_keep_at_most with rows[h] rows in head h; rows i32 [kvHeads] in host memory, each at least sinks */
+KVA_API int32_t kva_kv_keep_at_most_each(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, const int32_t* rows,
+                                         int32_t sinks);
+/* out[g, j] = cosine of key j and the mean of the head's keys, each divided by its norm first; 0 where one of the two is 0.
+ * out f32 [kvHeads, length]; all heads must hold the same number of rows. One order of sums. */
+KVA_API int32_t kva_key_similarity(kva_kv* kv, int32_t layer, kva_tensor* out);
+/* Decode: in heads that hold at least `rows` rows, side value of each row := factor * that cosine over the rows held. */
+KVA_API int32_t kva_kv_note_similarity(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,
+                                       float factor);
+/* Adds query rows to moments f32 [heads, headDim + headDim^2], which stands for `seen` rows (0: what it holds is not read): of each head the mean
+ * of the rows, and the sum over rows of (q - mean) (q - mean)^T. queries [rows, heads * headDim] as they are: before rotation, where that is meant. */
+KVA_API int32_t kva_query_moments(kva_tensor* queries, int32_t heads, int32_t seen, kva_tensor* moments);
+/* Expected attention of later queries on rows j >= first_row: queries are normal with the moments of `seen` rows, turned by the mean R of the
+ * rotations of positions [first_position, first_position + positions); mu = R mean, S = R (sum / seen) R^T.
+ * a[h, j] = softmax over j of scale * mu . k_j + scale^2 / 2 * k_j^T S k_j (the second term where covariance is 1); out[g, j - first_row] = mean
+ * over the group. out f32 [kvHeads, length - first_row]; all heads must hold the same number of rows. Rotation as in kva_rope_append. */
+KVA_API int32_t kva_future_attention(kva_kv* kv, int32_t layer, kva_tensor* moments, int32_t seen, int32_t first_position, int32_t positions,
+                                       kva_tensor* inv_freq, int32_t interleaved, float mscale, float scale, int32_t first_row,
+                                       int32_t covariance, kva_tensor* out);
 
 #ifdef __cplusplus
 }

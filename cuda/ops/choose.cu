@@ -1,4 +1,4 @@
-// Pooling of scores, and the k best columns of each row.
+// Pooling of scores; the k best columns of each row, and how many of the k best of all each row has.
 #include "../core/cuda.h"
 #include "../device/order.cuh"
 #include "../device/reduce.cuh"
@@ -25,10 +25,13 @@ __global__ void __launch_bounds__(kPoolThreads) pool_kernel(const float* x, int6
 }
 
 // A block has one row: the key of the k-th best by radix descent, then the chosen columns in order. Of the columns with that very key the
-// first ones are taken.
-__global__ void __launch_bounds__(kThreads) topk_kernel(const float* x, int64_t x_stride, int columns, int k, int32_t* index, int64_t index_stride) {
+// first ones are taken. counts: NULL, or the k of each row, taken within [0, k].
+__global__ void __launch_bounds__(kThreads) topk_kernel(const float* x, int64_t x_stride, int columns, int k, const int32_t* counts, int32_t* index,
+                                                        int64_t index_stride) {
   constexpr int kEach = 4; // neighbouring columns of a thread
   __shared__ SelectShared shared;
+  if (counts != nullptr) k = max(0, min(counts[blockIdx.x], k));
+  if (k == 0) return;
   const float* row = x + blockIdx.x * x_stride;
   int32_t* out = index + blockIdx.x * index_stride;
   const auto key = [&](int i) { return ordered_bits(row[i]); };
@@ -61,6 +64,30 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const float* x, int64_t 
   }
 }
 
+constexpr int kMostRows = 1024;
+
+// One block: item i is row i % rows, column i / rows, so that ties are taken in the order of columns, then rows.
+__global__ void __launch_bounds__(kThreads) topk_counts_kernel(const float* x, int64_t stride, int rows, int elements, int k, int32_t* counts) {
+  __shared__ SelectShared shared;
+  __shared__ int found[kMostRows];
+  for (int r = threadIdx.x; r < rows; r += kThreads) found[r] = 0;
+  const auto key = [&](int i) { return ordered_bits(x[(i % rows) * stride + i / rows]); };
+  const Crossing crossing = find_crossing<kThreads>(elements, k, key, [](int, uint32_t) { return uint64_t(1); }, shared);
+  const uint32_t needed = static_cast<uint32_t>(crossing.remaining);
+  uint32_t ties = 0; // before this round's items
+  for (int64_t base = 0; base < elements; base += kThreads) {
+    const int64_t i = base + threadIdx.x;
+    const uint32_t bits = i < elements ? key(static_cast<int>(i)) : 0;
+    const bool better = i < elements && bits > crossing.key, tie = i < elements && bits == crossing.key;
+    uint32_t total;
+    const uint32_t before = block_prefix<kThreads>(tie ? 1u : 0u, shared.warps, &total);
+    if (better || (tie && ties + before < needed)) atomicAdd(&found[i % rows], 1);
+    ties += total;
+  }
+  __syncthreads();
+  for (int r = threadIdx.x; r < rows; r += kThreads) counts[r] = found[r];
+}
+
 }  // namespace
 
 void pool(Context& context, Matrix x, int32_t kind, int32_t width, Matrix out) {
@@ -76,7 +103,19 @@ void pool(Context& context, Matrix x, int32_t kind, int32_t width, Matrix out) {
 
 void topk(Context& context, Matrix x, int32_t k, Matrix index) {
   if (x.rows == 0 || k == 0) return;
-  topk_kernel<<<x.rows, kThreads, 0, stream_of(context)>>>(x.row<float>(0), x.stride, x.columns, k, index.row<int32_t>(0), index.stride);
+  topk_kernel<<<x.rows, kThreads, 0, stream_of(context)>>>(x.row<float>(0), x.stride, x.columns, k, nullptr, index.row<int32_t>(0), index.stride);
+  check_launch();
+}
+
+void topk_each(Context& context, Matrix x, Matrix counts, Matrix index) {
+  if (x.rows == 0 || index.columns == 0) return;
+  topk_kernel<<<x.rows, kThreads, 0, stream_of(context)>>>(x.row<float>(0), x.stride, x.columns, index.columns, counts.row<int32_t>(0),
+                                                           index.row<int32_t>(0), index.stride);
+  check_launch();
+}
+
+void topk_counts(Context& context, Matrix x, int32_t k, Matrix counts) {
+  topk_counts_kernel<<<1, kThreads, 0, stream_of(context)>>>(x.row<float>(0), x.stride, x.rows, x.rows * x.columns, k, counts.row<int32_t>(0));
   check_launch();
 }
 

@@ -173,4 +173,39 @@ void blocks_count(Context&, const BlockSet& blocks, Matrix counts);
 void blocks_thin(Context&, const BlockSet& blocks, float share);
 void blocks_to_csr(Context&, const BlockSet& blocks, Matrix row_ptr, Matrix col);
 
+// ---- budgets of each head (choose.cpp, .cu; heads.cpp, .cu), keys against their mean (similarity), attention of later queries (future) ----
+
+// counts[r] = how many of the k largest of all of x lie in row r. Ties: lower column, then lower row; NaN is below every number.
+void topk_counts(Context&, Matrix x, int32_t k, Matrix counts);
+// topk with k = counts[r], taken within [0, index.columns], in row r; counts is read on the device.
+void topk_each(Context&, Matrix x, Matrix counts, Matrix index);
+// x[r, index[r, i]] = value where that column is there.
+void fill_at(Context&, Matrix x, Matrix index, float value);
+// out = x * y; out may be x or y.
+void multiply(Context&, Matrix x, Matrix y, Matrix out);
+// Every row of out = the mean over x's rows; out may be x.
+void rows_mean(Context&, Matrix x, Matrix out);
+// out[r, 0] = sum of x[r, :]. One order of sums.
+void row_sums(Context&, Matrix x, Matrix out);
+// side[r] = side[r] * decay + factor * mean over the sequence's KV heads of probs[., r], for r < min(len, probs.columns).
+void accumulate_shared(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix probs, int32_t side, float factor,
+                       float decay);
+// keep_at_most with rows[h] rows in head h; rows is host memory that is read before the call returns.
+void keep_at_most_each(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, const int32_t* rows, int32_t sinks);
+// out[h, j] = cosine of key j and m = mean_i k_i / |k_i|; 0 where |k_j| or |m| is 0. Norms below 1e-12 count as 1e-12.
+void key_similarity(Context&, Kv&, int32_t layer, Matrix out);
+// The same of heads with len >= rows, times factor, into their side array.
+void note_similarity(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows, float factor);
+// moments [heads, headDim + headDim^2]: mean, and sum of outer products of what is left without it; joined with those of `seen` rows before.
+void query_moments(Context&, Matrix queries, int32_t seen, Matrix moments);
+// As kvaccel.h says.
+struct Future {
+  Matrix inv_freq;
+  int32_t first_position, positions;
+  bool interleaved;
+  float mscale;
+};
+void future_attention(Context&, Kv&, int32_t layer, Matrix moments, int32_t seen, const Future& future, float scale, int32_t first_row,
+                        bool covariance, Matrix out);
+
 }  // namespace kva

@@ -5,14 +5,14 @@ const rowsOf = (count: number) => `${count} ${count === 1 ? "row" : "rows"}`;
 
 /**
  * Rows after the prompt and after each token: sorted, in range, as many as `expected` says, and never more. Where layers share
- * their rows (`sharesRows`), that holds for a head's sum over the layers.
+ * their rows (`sharesRows`), that holds for a head's sum over the layers; where heads do, for a layer's sum over its heads.
  */
 export function rowFault(
   name: string,
   trace: Trace,
   promptTokens: number,
   expected: (layer: number) => number,
-  shared = false,
+  shared?: "layers" | "heads",
 ): string | undefined {
   if (!trace.ordered) return `${name}.prefill leaves rows out of order: rows must be given in ascending order`;
   for (const [step, layers] of trace.kept.entries()) {
@@ -26,13 +26,31 @@ export function rowFault(
         return `${name}.${hook} in layer ${layer}: KV head ${head} holds ${fault}, ${place}`;
       }
     }
-    if (!shared) continue;
+    if (shared === "heads") {
+      const fault = layerFault(name, layers, step, expected);
+      if (fault !== undefined) return fault;
+    }
+    if (shared !== "layers") continue;
     const most = layers.reduce((sum, _, layer) => sum + expected(layer), 0);
     for (const head of layers[0]!.keys()) {
       const held = layers.reduce((sum, heads) => sum + heads[head]!.length, 0);
       if (step === 0 ? held === most : held <= most + step * layers.length) continue;
       return `${name}: KV head ${head} holds ${rowsOf(held)} over all layers; expectedRows says ${most} after the prompt`;
     }
+  }
+}
+
+function layerFault(
+  name: string,
+  layers: readonly (readonly (readonly number[])[])[],
+  step: number,
+  expected: (layer: number) => number,
+): string | undefined {
+  for (const [layer, heads] of layers.entries()) {
+    const most = heads.length * expected(layer);
+    const held = heads.reduce((sum, positions) => sum + positions.length, 0);
+    if (step === 0 ? held === Math.round(most) : held <= most + step * heads.length) continue;
+    return `${name}: layer ${layer} holds ${rowsOf(held)} over all heads; expectedRows says ${most} after the prompt`;
   }
 }
 

@@ -65,10 +65,11 @@ async function keptRows(subject: Subject): Promise<Finding> {
 }
 
 /** At least one layer keeps to the capacity; layers may share a budget unevenly, or be left whole. */
-function budgetFault({ tight, inputs, name }: Subject, kept: readonly number[][]): string | undefined {
+function budgetFault({ tight, inputs, name, plugin }: Subject, kept: readonly number[][]): string | undefined {
   const capacity = tight.capacity as number | undefined;
   if (capacity === undefined) return undefined;
-  const least = Math.min(...kept.map((heads) => Math.max(...heads)));
+  const ofHeads = plugin.sharesRows === "heads" ? Math.min : Math.max;
+  const least = Math.min(...kept.map((heads) => ofHeads(...heads)));
   if (least <= capacity) return undefined;
   const { promptTokens } = inputs[0]!;
   return `${name}.prefill keeps at least ${least} rows of ${promptTokens} in every layer; capacity=${capacity} allows ${capacity}`;

@@ -14,7 +14,11 @@ export class TensorScores implements Scores {
 }
 
 export class TensorRows implements Rows {
-  constructor(readonly tensor: Tensor) {}
+  /** counts: of each head, where they differ */
+  constructor(
+    readonly tensor: Tensor,
+    readonly counts: readonly number[] | null = null,
+  ) {}
   get count(): number {
     return this.tensor.columns;
   }

@@ -2,7 +2,8 @@
 import { columnSumsBlocks } from "../native/blocks.ts";
 import { KvaError } from "../native/error.ts";
 import { divideRamp } from "../native/evict.ts";
-import type { KvCache } from "../native/kv.ts";
+import * as heads from "../native/heads.ts";
+import type { KvCache, Rotation } from "../native/kv.ts";
 import * as native from "../native/ops.ts";
 import type { Scope } from "../native/scope.ts";
 import * as segments from "../native/segments.ts";
@@ -46,6 +47,10 @@ export interface LayerState {
   chunk: ChunkState | null;
   /** the pass whose select hook this is; null in other hooks */
   pass: Pass | null;
+  /** of the layer's queries before rotation; null where the method asked for none */
+  moments: { tensor: Tensor; seen: number } | null;
+  /** the rotation that applies to this prompt */
+  rope(scope: Scope): Rotation;
   cascade: boolean;
   maySync: boolean;
   unrotatedRows: number;
@@ -56,6 +61,9 @@ export interface LayerState {
   /** prefill: runs a decode op at once */
   apply(layer: number, op: DecodeOp): void;
 }
+
+/** Stands for "as many as there are" where each head has its own limit. */
+const MOST_ROWS = 2 ** 31 - 1;
 
 /** The layer of one sequence inside one hook call. */
 export class HookLayer implements Layer {
@@ -136,9 +144,16 @@ export class HookLayer implements Layer {
     throw new KvaError("plugin", `there is no side array "${name}": needs.sideArrays names ${known}`);
   }
 
-  accumulateProbs(side: string, options: { factor?: number; decay?: number } = {}): void {
-    const { factor = 1, decay = 1 } = options;
-    this.recorder("accumulateProbs").push({ kind: "accumulateProbs", side: this.sideNumber(side), factor, decay });
+  accumulateProbs(side: string, options: { factor?: number; decay?: number; over?: "group" | "heads" } = {}): void {
+    const { factor = 1, decay = 1, over = "group" } = options;
+    const shared = over === "heads";
+    this.recorder("accumulateProbs").push({
+      kind: "accumulateProbs",
+      side: this.sideNumber(side),
+      factor,
+      decay,
+      shared,
+    });
   }
 
   dropLowest(side: string, rows: number, options: { recent?: number; interval?: number } = {}): void {
@@ -160,6 +175,11 @@ export class HookLayer implements Layer {
     this.recorder("noteNorms").push({ kind: "noteNorms", side: this.sideNumber(side), p, factor });
   }
 
+  noteSimilarity(side: string, rows: number, options: { factor?: number } = {}): void {
+    const { factor = 1 } = options;
+    this.recorder("noteSimilarity").push({ kind: "noteSimilarity", side: this.sideNumber(side), rows, factor });
+  }
+
   dropPooled(rows: number, options: { recent: number; width: number }): void {
     this.recorder("dropPooled").push({ kind: "dropPooled", rows, ...options });
   }
@@ -168,22 +188,56 @@ export class HookLayer implements Layer {
     this.recorder("mergeOldest").push({ kind: "mergeOldest", side: this.sideNumber(side), rows, ...options });
   }
 
-  keep(rows: Rows | null, ranges: { first?: number; last?: number } = {}): void {
+  keep(rows: Rows | null, ranges: { first?: number; last?: number; heads?: readonly number[] } = {}): void {
     if (this.state.record)
       throw new KvaError("plugin", "layer.keep works in the prefill hook; in decode use keepAtMost");
-    const index = rows === null ? null : this.here(own(rows, TensorRows, "layer.keep").tensor);
-    this.state.cache.keep(this.index, index, ranges.first ?? 0, ranges.last ?? 0, this.state.spareRows);
+    const chosen = rows === null ? null : own(rows, TensorRows, "layer.keep");
+    const counts = chosen?.counts ? Int32Array.from(chosen.counts) : undefined;
+    const { first = 0, last = 0, heads: of } = ranges;
+    if (of) {
+      if (rows !== null) throw new KvaError("plugin", "layer.keep takes chosen rows or a list of heads, not both");
+      this.keepEnds(first, last, of);
+      return;
+    }
+    const index = chosen && this.here(chosen.tensor);
+    this.state.cache.keep(this.index, index, first, last, this.state.spareRows, counts);
   }
 
-  keepAtMost(rows: number, options: { sinks?: number } = {}): void {
+  /** The first and the last rows of some heads; the others stay whole. */
+  private keepEnds(first: number, last: number, of: readonly number[]): void {
+    const wrong = of.find((head) => !(Number.isInteger(head) && head >= 0 && head < this.kvHeads));
+    if (wrong !== undefined)
+      throw new KvaError("plugin", `layer.keep: KV head ${wrong}, the layer has ${this.kvHeads}`);
+    const { length } = this;
+    if (first + last >= length) return;
+    const before = length - last;
+    const counts = Array.from({ length: this.kvHeads }, (_, head) => (of.includes(head) ? first : before));
+    const equal = this.scope.tensor("float32", this.kvHeads, before, "scratch"); // among equals, the first ones are chosen
+    equal.fill(0);
+    const index = this.scope.tensor("int32", this.kvHeads, before, "scratch");
+    const device = this.scope.ints(Int32Array.from(counts));
+    heads.topkEach(equal, device, index);
+    this.state.cache.keep(this.index, index, 0, last, this.state.spareRows, Int32Array.from(counts));
+  }
+
+  keepAtMost(rows: number | readonly number[], options: { sinks?: number } = {}): void {
     const sinks = options.sinks ?? 0;
-    if (!(Number.isInteger(rows) && rows > sinks && sinks >= 0)) {
+    const each = typeof rows === "number" ? [rows] : rows;
+    if (!(sinks >= 0 && each.every((count) => (Number.isInteger(count) || count === Infinity) && count > sinks))) {
       throw new KvaError(
         "plugin",
         `layer.keepAtMost(${rows}, {sinks: ${sinks}}): rows must be a whole number above sinks`,
       );
     }
-    this.recorder("keepAtMost").push({ kind: "keepAtMost", rows, sinks });
+    if (typeof rows === "number") {
+      this.recorder("keepAtMost").push({ kind: "keepAtMost", rows, sinks });
+      return;
+    }
+    if (rows.length !== this.kvHeads) {
+      throw new KvaError("plugin", `layer.keepAtMost takes one number or ${this.kvHeads}, one of each KV head`);
+    }
+    const most = rows.map((count) => Math.min(count, MOST_ROWS));
+    this.recorder("keepAtMost").push({ kind: "keepAtMostEach", rows: most, sinks });
   }
 
   rotateSinks(sinks: number): void {
@@ -268,6 +322,73 @@ export class HookOps implements Ops {
     return out;
   }
 
+  attention(queries: Queries): Scores {
+    const q = own(queries, TensorQueries, "ops.attention").tensor;
+    const { cache, scale } = this.layer.state;
+    const { index, length, heads, groupSize } = this.layer;
+    const first = length - q.rows;
+    const lse = this.scope.tensor("float32", heads, q.rows, "scratch");
+    const attended = this.scope.tensor(q.dtype, q.rows, q.columns, "scratch");
+    native.attentionPrefill(cache, index, first, q, scale, 0, attended, lse);
+    const sums = this.scores(length);
+    sums.tensor.fill(0);
+    native.columnSums(cache, index, first, q, lse, scale, "sum", sums.tensor);
+    return this.combine(1 / (groupSize * q.rows), sums, 0);
+  }
+
+  headsMean(scores: Scores): Scores {
+    const x = own(scores, TensorScores, "ops.headsMean").tensor;
+    const out = this.like(x);
+    heads.rowsMean(x, out.tensor);
+    return out;
+  }
+
+  sums(scores: Scores): Scores {
+    const x = own(scores, TensorScores, "ops.sums").tensor;
+    const out = this.like(x, 1);
+    heads.rowSums(x, out.tensor);
+    return out;
+  }
+
+  similarity(keys: CacheRows): Scores {
+    if (keys.kind !== "keys") throw new KvaError("plugin", "ops.similarity reads layer.keys, not layer.values");
+    const out = this.scores(this.layer.length);
+    heads.keySimilarity(this.layer.state.cache, this.layer.index, out.tensor);
+    return out;
+  }
+
+  futureAttention(options: { firstRow: number; positions: number; covariance: boolean }): Scores {
+    const { cache, moments, scale, promptTokens, rope } = this.layer.state;
+    if (!moments) throw new KvaError("plugin", "ops.futureAttention needs `queryMoments` in needs");
+    const { firstRow, positions, covariance } = options;
+    const out = this.scores(this.layer.length);
+    out.tensor.fill(0);
+    const { tensor, seen } = moments;
+    heads.futureAttention(
+      cache,
+      this.layer.index,
+      {
+        moments: tensor,
+        seen,
+        firstPosition: promptTokens,
+        positions,
+        rope: rope(this.scope),
+        scale,
+        firstRow,
+        covariance,
+      },
+      this.scope.view(out.tensor, 0, out.rows, firstRow, out.columns - firstRow),
+    );
+    return out;
+  }
+
+  multiply(x: Scores, y: Scores): Scores {
+    const [a, b] = [own(x, TensorScores, "ops.multiply").tensor, own(y, TensorScores, "ops.multiply").tensor];
+    const out = this.like(a);
+    heads.multiply(a, b, out.tensor);
+    return out;
+  }
+
   norms(rows: CacheRows, p: 1 | 2 = 2): Scores {
     const out = this.scores(this.layer.length);
     native.rowNorms(this.layer.state.cache, this.layer.index, rows.kind, p, out.tensor);
@@ -321,11 +442,40 @@ export class HookOps implements Ops {
     return scores;
   }
 
-  topk(scores: Scores, k: number): Rows {
+  pin(scores: Scores, rows: Rows): Scores {
+    const { tensor } = own(scores, TensorScores, "ops.pin");
+    const { tensor: index, counts } = own(rows, TensorRows, "ops.pin");
+    if (counts) throw new KvaError("plugin", "ops.pin takes rows of which every head has as many");
+    heads.fillAt(tensor, index, Infinity);
+    return scores;
+  }
+
+  topk(scores: Scores, k: number | readonly number[]): Rows {
     const x = own(scores, TensorScores, "ops.topk").tensor;
-    const index = this.scope.on(x.context).tensor("int32", x.rows, k, "scratch");
-    native.topk(x, k, index);
-    return new TensorRows(index);
+    if (typeof k === "number") {
+      const index = this.scope.on(x.context).tensor("int32", x.rows, k, "scratch");
+      native.topk(x, k, index);
+      return new TensorRows(index);
+    }
+    const wrong = k.find((count) => !(Number.isInteger(count) && count >= 0 && count <= x.columns));
+    if (k.length !== x.rows || wrong !== undefined) {
+      const what = `of each of ${x.rows} heads, whole numbers from 0 to ${x.columns}`;
+      throw new KvaError("plugin", `ops.topk(scores, [${k}]): it takes the numbers of rows ${what}`);
+    }
+    const scope = this.scope.on(x.context);
+    const counts = scope.ints(Int32Array.from(k));
+    const index = scope.tensor("int32", x.rows, Math.max(1, ...k), "scratch");
+    heads.topkEach(x, counts, index);
+    return new TensorRows(index, k);
+  }
+
+  bestPerHead(scores: Scores, k: number): number[] {
+    if (!this.layer.state.maySync)
+      throw new KvaError("plugin", "ops.bestPerHead waits for the device: declare hostSync in needs");
+    const x = own(scores, TensorScores, "ops.bestPerHead").tensor;
+    const counts = this.scope.on(x.context).tensor("int32", 1, x.rows, "scratch");
+    heads.topkCounts(x, k, counts);
+    return Array.from(counts.toInts());
   }
 
   get blocks(): HookBlockOps {

@@ -21,7 +21,7 @@ export interface NamedHooks {
   hooks: Hooks;
 }
 
-export type AllNeeds = Required<Needs>;
+export type AllNeeds = Required<Omit<Needs, "queryMoments">> & Pick<Needs, "queryMoments">;
 
 /** Loads the plugin files a method names and resolves their parameters for the model. */
 export async function loadMethod(spec: MethodSpec, model: ModelInfo): Promise<LoadedMethod> {
@@ -52,6 +52,13 @@ export function sideName(plugin: string, side: string): string {
   return `${plugin}.${side}`;
 }
 
+function momentsOf(needs: readonly Needs[]): Needs["queryMoments"] {
+  const skips = new Set(needs.flatMap(({ queryMoments }) => queryMoments?.skip ?? []));
+  if (skips.size > 1)
+    throw new KvaError("plugin", "two plugins need queryMoments that skip different numbers of first tokens");
+  return skips.size === 0 ? undefined : { skip: [...skips][0]! };
+}
+
 /** What the hooks of a method need together. */
 export function sumNeeds(all: readonly NamedHooks[]): AllNeeds {
   const needs = all.map(({ hooks }) => hooks.needs ?? {});
@@ -62,6 +69,7 @@ export function sumNeeds(all: readonly NamedHooks[]): AllNeeds {
     queryRing: Math.max(0, ...needs.map((need) => need.queryRing ?? 0)),
     unrotatedKeys: Math.max(0, ...needs.map((need) => need.unrotatedKeys ?? 0)),
     sideArrays: all.flatMap(({ name, hooks }) => (hooks.needs?.sideArrays ?? []).map((side) => sideName(name, side))),
+    queryMoments: momentsOf(needs),
     lse: needs.some((need) => need.lse === true),
     decodeProbs: needs.some((need) => need.decodeProbs === true),
     cascade: needs.some((need) => need.cascade === true),

@@ -41,6 +41,7 @@ export async function prefill(
       spareRows: sequence.prefillSpareRows,
     })),
     {
+      queries: (s, first, rows) => sequences[s]!.noteQueries(rows, first),
       attend: (layer, s, q) => attend(decoder, sequences[s]!, layer, q, breathe),
       afterLayer: (layer) => {
         timerOf(layer).mark(2 * layer);

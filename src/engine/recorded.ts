@@ -1,6 +1,7 @@
 // Decode ops as hooks record them, and their replay over a batch: equal ops of all sequences are one launch.
 import { KvaError } from "../native/error.ts";
 import { dropLowestEvery, dropPooled, type Merge, mergeOldest, noteNorms } from "../native/evict.ts";
+import { accumulateShared, keepAtMostEach, noteSimilarity } from "../native/heads.ts";
 import type { Batch, Rotation } from "../native/kv.ts";
 import { flush } from "../native/segments.ts";
 import type { Tensor } from "../native/tensor.ts";
@@ -8,11 +9,13 @@ import type { Tensor } from "../native/tensor.ts";
 /** One recorded op of one sequence and layer. Conditions on lengths are tested on the device. */
 export type DecodeOp =
   | { kind: "keepAtMost"; rows: number; sinks: number }
-  | { kind: "accumulateProbs"; side: number; factor: number; decay: number }
+  | { kind: "keepAtMostEach"; rows: readonly number[]; sinks: number }
+  | { kind: "accumulateProbs"; side: number; factor: number; decay: number; shared: boolean }
   | { kind: "dropLowest"; side: number; rows: number; recent: number }
   | { kind: "rotateSinks"; sinks: number }
   | { kind: "dropLowestEvery"; side: number; rows: number; recent: number; interval: number }
   | { kind: "noteNorms"; side: number; p: 1 | 2; factor: number }
+  | { kind: "noteSimilarity"; side: number; rows: number; factor: number }
   | { kind: "dropPooled"; rows: number; recent: number; width: number }
   | ({ kind: "mergeOldest" } & Merge)
   | { kind: "flush" };
@@ -50,9 +53,15 @@ export function replay(batch: Batch, layer: number, launches: readonly Launch[],
       case "keepAtMost":
         batch.keepAtMost(first, sequences, layer, op.rows, op.sinks);
         break;
-      case "accumulateProbs":
-        batch.accumulate(first, sequences, layer, probsFor(op.kind, around), op.side, op.factor, op.decay);
+      case "keepAtMostEach":
+        keepAtMostEach(range, op.rows, op.sinks);
         break;
+      case "accumulateProbs": {
+        const probs = probsFor(op.kind, around);
+        if (op.shared) accumulateShared(range, probs, op.side, op.factor, op.decay);
+        else batch.accumulate(first, sequences, layer, probs, op.side, op.factor, op.decay);
+        break;
+      }
       case "dropLowest":
         batch.dropLowest(first, sequences, layer, op.rows, op.side, op.recent);
         break;
@@ -64,6 +73,9 @@ export function replay(batch: Batch, layer: number, launches: readonly Launch[],
         break;
       case "noteNorms":
         noteNorms(range, op.side, op.p, op.factor);
+        break;
+      case "noteSimilarity":
+        noteSimilarity(range, op.side, op.rows, op.factor);
         break;
       case "dropPooled":
         dropPooled(range, probsFor(op.kind, around), op.rows, op.recent, op.width);

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import type { Decoder } from "../model/decoder.ts";
 import type { StagedCache } from "../model/staged-cache.ts";
+import { queryMoments } from "../native/heads.ts";
 import { Batch } from "../native/kv.ts";
 import { Scope } from "../native/scope.ts";
 import type { Tensor } from "../native/tensor.ts";
@@ -51,6 +52,8 @@ export class Sequence {
   prefillMs = 0;
   /** kept queries: one tensor that each layer of a stage overwrites, or one per layer where hooks look back */
   private readonly rings: Tensor[];
+  /** of the layer that is being prefilled: f32 `[heads, headDim + headDim^2]` */
+  private moments: Tensor | null = null;
   /** this sequence alone, on each stage */
   private readonly solos: readonly Batch[];
   /** null where no hook selects */
@@ -58,7 +61,7 @@ export class Sequence {
   readonly stream: number;
 
   constructor(
-    scope: Scope,
+    private readonly scope: Scope,
     private readonly decoder: Decoder,
     readonly request: Request,
     method: LoadedMethod,
@@ -88,8 +91,26 @@ export class Sequence {
     return this.hooks.some(({ hooks }) => hooks.prefill) ? 0 : this.spareRows;
   }
 
+  /** tokens that the moments of a whole layer stand for */
+  private get momentTokens(): number {
+    return this.promptTokens - (this.needs.queryMoments?.skip ?? 0);
+  }
+
   private ring(layer: number): Tensor | null {
     return this.rings[this.needs.cascade ? layer : this.decoder.stageOf(layer)] ?? null;
+  }
+
+  /** joins a row chunk's queries before rotation, tokens [first, first + rows) of the prompt, with the layer's moments */
+  noteQueries(queries: Tensor, first: number): void {
+    const skip = this.needs.queryMoments?.skip;
+    if (skip === undefined || first + queries.rows <= skip || this.promptTokens <= skip) return;
+    const skipped = Math.max(0, skip - first);
+    using part = queries.view(skipped, queries.rows - skipped);
+    const { heads, headDim } = this.decoder.config;
+    if (this.moments?.context !== queries.context) {
+      this.moments = this.scope.on(queries.context).tensor("float32", heads, headDim + headDim * headDim);
+    }
+    queryMoments(part, heads, first + skipped - skip, this.moments);
   }
 
   /** keeps the last of a layer's queries, `[promptTokens, heads * headDim]`, for the hooks */
@@ -138,7 +159,9 @@ export class Sequence {
         for (let earlier = 0; earlier <= layer; earlier++) this.prefillHook(named, earlier);
       }
     }
-    this.cache.reserve(layer, Math.max(...this.cache.lengths(layer)) + this.spareRows);
+    // Heads of different lengths were kept with room of their own: the longest one's would give back what the others saved.
+    const lengths = this.cache.lengths(layer);
+    if (lengths.every((rows) => rows === lengths[0])) this.cache.reserve(layer, lengths[0]! + this.spareRows);
   }
 
   private prefillHook(named: NamedHooks, layer: number): void {
@@ -181,6 +204,8 @@ export class Sequence {
       sides: new Map(sides.map((side) => [side, this.needs.sideArrays.indexOf(sideName(name, side))])),
       chunk,
       pass,
+      moments: this.moments ? { tensor: this.moments, seen: this.momentTokens } : null,
+      rope: (scope) => this.decoder.rotationFor(scope, this.promptTokens),
       cascade: hooks.needs?.cascade === true,
       maySync: sync === "both" || sync === (record ? "decode" : "prefill"),
       unrotatedRows: this.needs.unrotatedKeys,

@@ -20,6 +20,8 @@ export interface PrefillSequence {
 }
 
 export interface PrefillHooks {
+  /** queries of tokens [first, first + rows) of a sequence's prompt, before rotation: `[rows, heads * headDim]` */
+  queries(sequence: number, first: number, queries: Tensor): void;
   /** attention of one sequence: q `[rows, heads * headDim]` holds its rotated queries, and the output afterwards */
   attend(layer: number, sequence: number, q: Tensor): Promise<void>;
   /** the layer is done: its cache may shrink */
@@ -188,7 +190,7 @@ export class Decoder {
     for (let layer = stage.first; layer < stage.end; layer++) {
       for (const { cache, rows, spareRows } of sequences) cache.reserve(layer, rows + spareRows);
       for (const [from, count] of chunks(hidden.rows, rows)) {
-        this.project(layer, hidden, queries, buffers, sequences, ropes, from, count);
+        this.project(layer, hidden, queries, buffers, sequences, ropes, from, count, hooks.queries);
         await hooks.breathe();
       }
       for (const [s, { start, rows }] of sequences.entries()) {
@@ -213,6 +215,7 @@ export class Decoder {
     ropes: readonly Rotation[],
     from: number,
     count: number,
+    watch: PrefillHooks["queries"],
   ): void {
     const w = this.weights.layers[layer]!;
     using scope = new Scope(hidden.context);
@@ -227,6 +230,7 @@ export class Decoder {
       if (first >= end) return;
       const part = scope.view(qkv, first - from, end - first);
       const q = scope.view(queries, first, end - first);
+      watch(s, first - start, scope.view(part, 0, part.rows, 0, this.queryColumns));
       ops.ropeAppend(cache.of(layer), layer, first - start, part, q, ropes[s]!);
     });
   }

@@ -37,7 +37,7 @@ export interface Scores {
   readonly columns: number;
 }
 
-/** Row numbers chosen per KV head, ascending: i32 `[kvHeads, count]`. Freed when the hook ends. */
+/** Row numbers chosen per KV head, ascending: i32 `[kvHeads, count]`, where heads have numbers of their own, at most `count`. Freed when the hook ends. */
 export interface Rows {
   readonly count: number;
 }
@@ -126,13 +126,19 @@ export interface Layer {
   addSide(name: string, scores: Scores): void;
   /**
    * Prefill: keeps the rows `[0, first)`, the chosen `rows` and the `last` rows, and frees all others of this layer.
-   * Rows must lie between the two ranges.
+   * Rows must lie between the two ranges. Without chosen rows, `heads` may name the KV heads that lose rows; the others stay whole.
    */
-  keep(rows: Rows | null, ranges?: { first?: number; last?: number }): void;
-  /** Decode, recorded: where a head holds more than `rows` rows, its oldest row goes, the first `sinks` excepted. */
-  keepAtMost(rows: number, options?: { sinks?: number }): void;
-  /** Decode, recorded: side = side * decay + factor * probabilities of the current query (mean over the group); needs `decodeProbs`. */
-  accumulateProbs(side: string, options?: { factor?: number; decay?: number }): void;
+  keep(rows: Rows | null, ranges?: { first?: number; last?: number; heads?: readonly number[] }): void;
+  /**
+   * Decode, recorded: where a head holds more than `rows` rows, its oldest row goes, the first `sinks` excepted. A list has a number for
+   * each KV head; Infinity leaves a head alone.
+   */
+  keepAtMost(rows: number | readonly number[], options?: { sinks?: number }): void;
+  /**
+   * Decode, recorded: side = side * decay + factor * probabilities of the current query; needs `decodeProbs`. They are the mean over the
+   * group, or, where every head must get the same, over all heads.
+   */
+  accumulateProbs(side: string, options?: { factor?: number; decay?: number; over?: "group" | "heads" }): void;
   /**
    * Decode, recorded: where a head holds more than `rows` rows, the one with the lowest side value goes, the `recent` newest
    * excepted; with an interval only where it holds rows + interval, and then all down to `rows`.
@@ -140,6 +146,8 @@ export interface Layer {
   dropLowest(side: string, rows: number, options?: { recent?: number; interval?: number }): void;
   /** Decode, recorded: the newest row's side value := factor * norm of its key. */
   noteNorms(side: string, options?: { p?: 1 | 2; factor?: number }): void;
+  /** Decode, recorded: in heads that hold at least `rows` rows, each row's side value := factor * what `ops.similarity` says of it. */
+  noteSimilarity(side: string, rows: number, options?: { factor?: number }): void;
   /**
    * Decode, recorded: where a head holds more than `rows` rows, that before the `recent` newest goes whose neighbourhood of
    * `width` rows got least from the current query; rows stay in order. Needs `decodeProbs`.
@@ -170,6 +178,16 @@ export interface Layer {
 export interface Ops {
   /** Attention statistics of the window queries (SnapKV, PyramidKV, CAKE); `reduce` over the query heads of a group, default mean. */
   windowStats(queries: Queries, keys: CacheRows, options?: { reduce?: "mean" | "max" | "sum" }): WindowStats;
+  /** Prefill: what rows receive from these queries, their own rows included, mean over queries and group: `[kvHeads, length]` */
+  attention(queries: Queries): Scores;
+  /** Cosine of each key and the mean of its head's keys, each divided by its norm first: `[kvHeads, length]` */
+  similarity(keys: CacheRows): Scores;
+  /**
+   * Prefill: the attention that later queries are expected to give the rows from `firstRow` on, mean over the group:
+   * `[kvHeads, length]`, 0 before `firstRow`. They are taken as normal with the moments of the prompt's queries, turned by the mean rotation of the
+   * next `positions` positions. Needs `queryMoments`.
+   */
+  futureAttention(options: { firstRow: number; positions: number; covariance: boolean }): Scores;
   /** Norm of each row, p = 1 or 2: `[kvHeads, length]` */
   norms(rows: CacheRows, p?: 1 | 2): Scores;
   /** Chunk hook: what each row received from the chunk's queries, reduced over the group: `[kvHeads, length]`; needs `lse`. */
@@ -180,6 +198,12 @@ export interface Ops {
   pool(scores: Scores, kind: "max" | "avg", width: number): Scores;
   /** a * x + b * y; without y: a * x + b */
   combine(a: number, x: Scores, b: number, y?: Scores): Scores;
+  /** x * y, element by element */
+  multiply(x: Scores, y: Scores): Scores;
+  /** every head's scores replaced by the mean over all heads */
+  headsMean(scores: Scores): Scores;
+  /** the sum of each head's scores: `[kvHeads, 1]` */
+  sums(scores: Scores): Scores;
   /** column c divided by start + step * c */
   divideRamp(scores: Scores, start: number, step: number): Scores;
   /** The scores followed by columns of `value`, `columns` in all. */
@@ -188,8 +212,12 @@ export interface Ops {
   slice(scores: Scores, first: number, count: number): Scores;
   /** Sets columns [first, first + count) of every row, in place: +Infinity pins, -Infinity forbids. */
   fill(scores: Scores, first: number, count: number, value: number): Scores;
-  /** The k highest of each KV head, ascending by row; ties go to the lower row. */
-  topk(scores: Scores, k: number): Rows;
+  /** Sets the scores of these rows to +Infinity, in place; every head must have as many. */
+  pin(scores: Scores, rows: Rows): Scores;
+  /** The k highest of each KV head, ascending by row; ties go to the lower row. A list has a number for each head, 0 included. */
+  topk(scores: Scores, k: number | readonly number[]): Rows;
+  /** How many of the k highest over all heads each head has; ties go to the lower row. Waits for the device: declare `hostSync`. */
+  bestPerHead(scores: Scores, k: number): number[];
   /** Copies scores to the host; waits for the device, so the plugin must declare `hostSync`. */
   read(scores: Scores): Float32Array;
   /** Select hook: scores and sets of blocks. */
@@ -200,6 +228,8 @@ export interface Ops {
 export interface Needs {
   /** post-RoPE queries of the last so many prompt tokens are kept for `layer.queries` */
   queryRing?: number;
+  /** mean and covariance of the queries before rotation, those of the first `skip` tokens left out, for `ops.futureAttention` */
+  queryMoments?: { skip: number };
   /** keys of the first so many tokens are also kept unrotated */
   unrotatedKeys?: number;
   /** fp32 values per row that move with it, by name (at most four in all) */
@@ -257,8 +287,8 @@ export interface Plugin<P extends Params = Params> {
   beside?(others: readonly Category[]): Record<string, unknown> | string | undefined;
   /** a sentence where two values do not fit each other */
   check?(values: ParamValues<P>): string | undefined;
-  /** rows move from layer to layer with the prompt: `expectedRows` holds for the sum over the layers */
-  sharesRows?: boolean;
+  /** what shares rows according to the prompt: `expectedRows` is then the mean over the layers, or over a layer's KV heads */
+  sharesRows?: "layers" | "heads";
   /** rows kept per layer for a prompt of so many tokens, for the expected figures; absent: all rows */
   expectedRows?(
     values: ParamValues<P>,

@@ -61,7 +61,7 @@ const pluginSchema = v.strictObject({
   check: v.optional(isFunction),
   modelDefaults: v.optional(isFunction),
   beside: v.optional(isFunction),
-  sharesRows: v.optional(v.boolean("must be true or false")),
+  sharesRows: v.optional(v.picklist(["layers", "heads"], "must be layers or heads")),
   expectedRows: v.optional(isFunction),
   expectedStorage: v.optional(isFunction),
   create: isFunction,
@@ -79,6 +79,7 @@ const hooksSchema = v.strictObject({
   needs: v.optional(
     v.strictObject({
       queryRing: v.optional(count),
+      queryMoments: v.optional(v.strictObject({ skip: count }, "must be an object with skip")),
       unrotatedKeys: v.optional(count),
       sideArrays: v.optional(
         v.pipe(v.array(v.string(), "must be a list of names"), v.maxLength(4, "can name four at most")),

@@ -11,6 +11,7 @@ import { wrongCache } from "../support/wrong-cache.ts";
 import { fixture, NULL, type Wrong } from "../support/wrong-calls.ts";
 import { wrongDecoder } from "../support/wrong-decoder.ts";
 import { wrongEvict } from "../support/wrong-evict.ts";
+import { wrongHeads } from "../support/wrong-heads.ts";
 import { wrongScores } from "../support/wrong-scores.ts";
 import { wrongSegments } from "../support/wrong-segments.ts";
 import { wrongTensors } from "../support/wrong-tensors.ts";
@@ -24,6 +25,7 @@ const wrong: Wrong[] = [
   ...wrongCache,
   ...wrongScores,
   ...wrongEvict,
+  ...wrongHeads,
   ...wrongSegments,
   ...wrongBlocks,
 ];

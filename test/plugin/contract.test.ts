@@ -219,7 +219,9 @@ eachBackend("one layer", (backend) => {
   const shape = { kvHeads: 3, groupSize: 4, headDim: 64, dtype: "float32" as const };
   const columns = 18 * 64;
   const params = (loaded: LoadedPlugin) =>
-    Object.fromEntries(Object.entries({ capacity: 24, window: 8, skipLayers: [] }).filter(([key]) => has(loaded, key)));
+    Object.fromEntries(
+      Object.entries({ capacity: 24, window: 8, skipLayers: [], valueNorm: false }).filter(([key]) => has(loaded, key)),
+    );
   const kept = (scope: Scope, loaded: LoadedPlugin, qkv: Float64Array, chunk?: number) => {
     const { hooks, shape: needed } = hooksOf(loaded.plugin, params(loaded), shape);
     return runPrefill(scope, hooks, prompted(scope, needed, qkv), chunk);

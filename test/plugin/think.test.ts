@@ -46,12 +46,13 @@ eachBackend("ThinK", (backend) => {
   test("the known answer: channels 1 and 2 of four go", () => {
     using scope = new Scope(backend.context);
     const qkv = [1, 2, 1, 3, 3, 1, 1, 1, 0, 0, 0, 0];
-    const { twin, queries } = prompted(scope, { kvHeads: 1, groupSize: 1, headDim: 4, dtype: "float32" }, qkv);
+    const prompt = prompted(scope, { kvHeads: 1, groupSize: 1, headDim: 4, dtype: "float32" }, qkv);
+    const { twin, queries } = prompt;
     const out = scope.tensor("float32", 1, 4);
     channelScores(twin.cache, 0, queries, out);
     expect(Array.from(out.toFloats())).toEqual([9, 4, 1, 9]);
     const { hooks } = hooksOf(think, { ratio: 0.5, recent: 0 }, twin.shape);
-    runPrefill(scope, hooks, { twin, queries, queryValues: { rows: 1, columns: 4, data: new Float64Array(4) } });
+    runPrefill(scope, hooks, prompt);
     expect(Array.from(readHead(scope, twin.cache, 0).keys)).toEqual([3, 0, 0, 1]);
   });
 

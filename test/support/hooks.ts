@@ -1,6 +1,7 @@
 // A plugin's prefill hooks on one layer whose keys, values and queries are known exactly.
 import { HookLayer, HookOps, type LayerState } from "../../src/engine/layer.ts";
 import { type DecodeOp, plan, replay } from "../../src/engine/recorded.ts";
+import { queryMoments } from "../../src/native/heads.ts";
 import { Batch } from "../../src/native/kv.ts";
 import { attentionDecode, attentionPrefill, ropeAppend, ropeAppendBatch } from "../../src/native/ops.ts";
 import { Scope } from "../../src/native/scope.ts";
@@ -34,6 +35,8 @@ export interface Prompt {
   /** rotated queries of the whole prompt */
   queries: Tensor;
   queryValues: Matrix;
+  /** queries, keys and values as they came */
+  unrotated: Tensor;
 }
 
 /** A cache that holds the whole prompt, with the queries that attended. */
@@ -49,19 +52,20 @@ export function prompted(scope: Scope, shape: TwinShape, qkv: ArrayLike<number>,
   ropeAppend(twin.cache, 0, 0, values.tensor, queries, deviceRope(scope, used));
   const queryValues = referenceAppend(twin.layer, 0, values.values, used, exact, sideArrays, unrotatedRows);
   twin.cache.seek(rows - 1, 0);
-  return { twin, queries, queryValues };
+  return { twin, queries, queryValues, unrotated: values.tensor };
 }
 
 /** Runs chunk and prefill hooks of layer 0 as the engine does; `chunk` rows at a time. The kept positions of each KV head. */
 export function runPrefill(
   scope: Scope,
   hooks: Hooks,
-  { twin, queries }: Prompt,
-  chunk = queries.rows,
+  prompt: Prompt,
+  chunk = prompt.queries.rows,
   rope?: ReferenceRope,
 ) {
+  const { twin, queries } = prompt;
   const { cache, shape } = twin;
-  const state = stateOf(scope, hooks, twin, queries, rope);
+  const state = { ...stateOf(scope, hooks, twin, queries, rope), moments: momentsOf(scope, hooks, prompt, chunk) };
   const scale = scaleOf(shape.headDim);
   for (let first = 0; hooks.chunk && first < queries.rows; first += chunk) {
     using inner = new Scope(scope.context);
@@ -79,6 +83,22 @@ export function runPrefill(
 
 export const keptPositions = ({ cache, shape }: Twin): number[][] =>
   Array.from({ length: shape.kvHeads }, (_, h) => Array.from(cache.positions(0, h)));
+
+/** Moments of the queries before rotation, `chunk` rows at a time, as the engine collects them. */
+function momentsOf(scope: Scope, hooks: Hooks, { twin, unrotated }: Prompt, chunk: number): LayerState["moments"] {
+  const skip = hooks.needs?.queryMoments?.skip;
+  const { kvHeads, groupSize, headDim } = twin.shape;
+  if (skip === undefined || unrotated.rows <= skip) return null;
+  const heads = kvHeads * groupSize;
+  const tensor = scope.tensor("float32", heads, headDim + headDim * headDim);
+  for (let first = 0; first < unrotated.rows; first += chunk) {
+    const from = Math.max(first, skip);
+    const end = Math.min(first + chunk, unrotated.rows);
+    if (from >= end) continue;
+    queryMoments(scope.view(unrotated, from, end - from, 0, heads * headDim), heads, from - skip, tensor);
+  }
+  return { tensor, seen: unrotated.rows - skip };
+}
 
 function call(scope: Scope, state: LayerState, run: (layer: HookLayer, ops: HookOps) => void): void {
   using inner = new Scope(scope.context);
@@ -105,6 +125,8 @@ function stateOf(
     sides: new Map((hooks.needs?.sideArrays ?? []).map((name, i) => [name, i])),
     chunk: null,
     pass: null,
+    moments: null,
+    rope: (inner) => deviceRope(inner, rope ?? unrotating(shape.headDim)),
     cascade: hooks.needs?.cascade === true,
     maySync: sync === "prefill" || sync === "both",
     unrotatedRows: shape.unrotatedRows,
