@@ -26,7 +26,7 @@ export async function bench(flags: BenchFlags): Promise<void> {
   const seed = flags.seed ?? 42;
   if (flags.layers !== undefined && flags.shape === undefined) throw new KvaError("usage", "--layers needs --shape");
   const layers = flags.layers === undefined ? {} : { layers: flags.layers };
-  const model = readModel(flags, flags.shape === undefined ? undefined : { shape: flags.shape, ...layers, seed });
+  const model = await readModel(flags, flags.shape === undefined ? undefined : { shape: flags.shape, ...layers, seed });
   const methods = await readMethods(flags, modelInfo(model.config), flags.no_baseline === true);
   const tests = speedTests(methods, {
     prompt: flags.n_prompt ?? [512],

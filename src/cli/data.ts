@@ -10,7 +10,7 @@ import { type RunFlags, readSettings } from "./settings.ts";
 
 export async function data(flags: RunFlags): Promise<void> {
   const { config } = readSettings(flags);
-  const { source } = readModel({ model_path: config.model_path });
+  const { source } = await readModel({ model_path: config.model_path });
   const tokenizer = loadTokenizer((source as { dir: string }).dir);
   const folder = flags.output_path;
   for (const cell of benchmarkCells(config)) {

@@ -1,7 +1,6 @@
 // What run, bench, generate and score share: model, device, dtype and methods, from flags to what an engine is started with.
 import type { EngineOptions, MethodSpec, ModelSource } from "../engine/protocol.ts";
 import { type ModelConfig, readConfig } from "../model/config.ts";
-import { locateModel } from "../model/locate.ts";
 import { shapeConfig } from "../model/shapes.ts";
 import { KvaError } from "../native/error.ts";
 import { baseline, parseMethods } from "../plugin/compose.ts";
@@ -11,6 +10,7 @@ import { suggestion } from "../plugin/nearest.ts";
 import type { Sets } from "../plugin/sets.ts";
 import { listOf } from "./argv.ts";
 import { chooseDevices } from "./devices.ts";
+import { fetchModel } from "./download.ts";
 import type { EngineFlags, MethodFlags } from "./options.ts";
 import { placeModels } from "./placement.ts";
 
@@ -46,10 +46,13 @@ export function readBytes(word: string | undefined): number {
   return Math.round(Number(match[1]) * (match[3] ? 1024 : 1000) ** power);
 }
 
-/** The model of --model_path, or of a shape with random weights. */
-export function readModel(flags: EngineFlags, shape?: { shape: string; layers?: number; seed: number }): Model {
+/** The model of --model_path, downloaded where it is not here yet, or of a shape with random weights. */
+export async function readModel(
+  flags: EngineFlags,
+  shape?: { shape: string; layers?: number; seed: number },
+): Promise<Model> {
   if (!shape) {
-    const dir = locateModel(flags.model_path ?? "bundled");
+    const dir = await fetchModel(flags.model_path ?? "bundled");
     return { config: readConfig(dir), source: { dir } };
   }
   if (flags.model_path !== undefined) throw new KvaError("usage", "--shape and --model_path exclude each other");

@@ -15,7 +15,7 @@ interface GenerateFlags extends EngineFlags, MethodFlags, SamplingFlags, PromptF
 }
 
 export async function generate(flags: GenerateFlags): Promise<void> {
-  const model = readModel(flags);
+  const model = await readModel(flags);
   const { config, source } = model;
   const method = await readMethod(flags, config);
   const tokenizer = loadTokenizer((source as { dir: string }).dir);

@@ -32,7 +32,7 @@ export interface PreparedRun {
 export async function prepareRun(settings: Settings, progress: (text: string) => void): Promise<PreparedRun> {
   const { config, sets, batches } = settings;
   const flags = config as RunFlags;
-  const model = readModel(flags, shapeOf(config));
+  const model = await readModel(flags, shapeOf(config));
   const dir = tokenizerDir(config.tokenizer_path, model);
   const acceleration = config.acceleration ?? [];
   const methods = await readMethods(

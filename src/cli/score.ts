@@ -21,7 +21,7 @@ export function perplexity(logprobs: readonly (number | null)[]): number | null 
 
 export async function score(flags: ScoreFlags): Promise<void> {
   const [flag, path] = oneOf({ "--text_file": flags.text_file, "--ids_file": flags.ids_file });
-  const model = readModel(flags);
+  const model = await readModel(flags);
   const { config, source } = model;
   const method = await readMethod(flags, config);
   const tokenizer = loadTokenizer((source as { dir: string }).dir);

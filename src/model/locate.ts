@@ -9,7 +9,24 @@ import { isGguf } from "./gguf.ts";
 const packageRoot = join(import.meta.dir, "..", "..");
 export const bundledModel = join(packageRoot, "models", "tiny-ruler");
 
-const hubId = /^(?<repo>[\w.-]+(?:\/[\w.-]+)?)(?:@(?<revision>[\w./-]+))?$/;
+/** A model of the hub; of a repository of GGUF files, which one. */
+export interface HubModel {
+  repo: string;
+  revision: string;
+  file?: string;
+}
+
+const hubName = /^(?<repo>[\w.-]+(?:\/[\w.-]+)?)(?:\/(?<file>[\w./-]+\.gguf))?(?:@(?<revision>[\w./-]+))?$/i;
+
+/** `org/name`, `org/name@revision`, `org/name/file.gguf`; undefined where --model_path is a path or `bundled`. */
+export function hubId(modelPath: string): HubModel | undefined {
+  const name = modelPath.trim();
+  if (name === "bundled" || /^[./~]/.test(name) || existsSync(resolve(name))) return undefined;
+  const found = hubName.exec(name)?.groups;
+  if (!found) return undefined;
+  const { repo, file, revision = "main" } = found;
+  return file?.split("/").includes("..") ? undefined : { repo: repo!, revision, ...(file && { file }) };
+}
 
 /** The directory or the GGUF file of a model; the error says what was looked for, where, and what is near. */
 export function locateModel(modelPath: string): string {
@@ -18,8 +35,8 @@ export function locateModel(modelPath: string): string {
   if (name === "bundled") return bundledModel;
   const path = resolve(name.replace(/^~(?=\/|$)/, homedir()));
   if (existsSync(path)) return checkPath(path);
-  const id = hubId.exec(name)?.groups;
-  if (id && !/^[./~]/.test(name)) return inCache(id.repo!, id.revision);
+  const id = hubId(name);
+  if (id) return inCache(id);
   throw new KvaError("model", `there is no model directory ${path}${hint(nearPath(path))}`);
 }
 
@@ -64,25 +81,48 @@ export function hubCache(): string {
   return join(HF_HOME ? resolve(HF_HOME) : join(XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface"), "hub");
 }
 
-function inCache(repo: string, revision = "main"): string {
-  const cache = hubCache();
-  const repository = join(cache, `models--${repo.replace("/", "--")}`);
-  if (!existsSync(repository)) throw new KvaError("model", notInCache(repo, cache));
+/** Where the cache keeps a repository. */
+export const repositoryFolder = (repo: string): string => join(hubCache(), `models--${repo.replace("/", "--")}`);
+
+/** The directory or GGUF file of a model that is in the cache with all its weights. */
+export function cachedModel({ repo, revision, file }: HubModel): string | undefined {
+  const snapshot = snapshotOf(repositoryFolder(repo), revision);
+  if (!snapshot) return undefined;
+  if (file) return existsSync(join(snapshot, file)) ? join(snapshot, file) : undefined;
+  if (existsSync(join(snapshot, "config.json"))) return hasWeights(snapshot) ? snapshot : undefined;
+  return ggufIn(snapshot);
+}
+
+function hasWeights(snapshot: string): boolean {
+  if (existsSync(join(snapshot, "model.safetensors"))) return true;
+  try {
+    const index = JSON.parse(readFileSync(join(snapshot, "model.safetensors.index.json"), "utf8"));
+    return Object.values(index.weight_map as Record<string, string>).every((name) => existsSync(join(snapshot, name)));
+  } catch {
+    return false; // no index, or a broken one: it comes anew
+  }
+}
+
+function inCache(id: HubModel): string {
+  const { repo, revision, file } = id;
+  const repository = repositoryFolder(repo);
+  if (!existsSync(repository)) throw new KvaError("model", notInCache(id));
   const snapshot = snapshotOf(repository, revision);
   if (!snapshot) {
     const known = [...subdirectories(join(repository, "snapshots")), ...files(join(repository, "refs"))];
     throw new KvaError(
       "model",
-      `${repo} is in the cache ${cache}, but not its revision ${revision}; there is ${known.join(", ") || "none"}`,
+      `${repo} is in the cache ${hubCache()}, but not its revision ${revision}; there is ${known.join(", ") || "none"}; ${getIt(id)}`,
     );
   }
-  if (!existsSync(join(snapshot, "config.json"))) {
-    throw new KvaError(
-      "model",
-      `${snapshot} has no config.json: the download of ${repo} was not finished; ${getIt(repo)}`,
-    );
-  }
-  return snapshot;
+  if (file && existsSync(join(snapshot, file))) return join(snapshot, file);
+  if (!file && existsSync(join(snapshot, "config.json"))) return snapshot;
+  const gguf = file ? undefined : ggufIn(snapshot);
+  if (gguf !== undefined) return gguf;
+  throw new KvaError(
+    "model",
+    `${snapshot} has no ${file ?? "config.json"}: the download of ${repo} was not finished; ${getIt(id)}`,
+  );
 }
 
 function snapshotOf(repository: string, revision: string): string | undefined {
@@ -95,19 +135,29 @@ function snapshotOf(repository: string, revision: string): string | undefined {
   return matching.length === 1 ? join(snapshots, matching[0]!) : undefined;
 }
 
-function notInCache(repo: string, cache: string): string {
+function notInCache(id: HubModel): string {
+  const cache = hubCache();
   const known = subdirectories(cache)
     .filter((name) => name.startsWith("models--"))
     .map((name) => name.slice("models--".length).replace("--", "/"));
-  const near = nearest(repo, ["bundled", ...known]) ?? nearPath(resolve(repo));
-  return `${repo} is neither a directory here nor in the Hugging Face cache ${cache}${hint(near)}; ${getIt(repo)}`;
+  const near = nearest(id.repo, ["bundled", ...known]) ?? nearPath(resolve(id.repo));
+  return `${id.repo} is neither a directory here nor in the Hugging Face cache ${cache}${hint(near)}; ${getIt(id)}`;
 }
 
-function getIt(repo: string): string {
-  const command = `hf download ${repo}`;
+/** True where HF_HUB_OFFLINE forbids the network. */
+export function isOffline(): boolean {
   const offline = process.env.HF_HUB_OFFLINE;
-  if (!offline || /^(0|no|off|false)$/i.test(offline)) return `get it with: ${command}`;
-  return `HF_HUB_OFFLINE is set, so unset it and get it with: ${command}`;
+  return offline !== undefined && offline !== "" && !/^(0|no|off|false)$/i.test(offline);
+}
+
+function getIt({ repo, revision, file }: HubModel): string {
+  const command = ["hf download", repo, file, revision === "main" ? undefined : `--revision ${revision}`];
+  const written = command.filter((word) => word !== undefined).join(" ");
+  if (!isOffline()) return `get it with: ${written}`;
+  return (
+    `HF_HUB_OFFLINE is set, so nothing is downloaded: unset it, or get it with: ${written} ` +
+    "(on a machine with a network; then copy its cache folder here and name it in HF_HOME, or give the model's directory)"
+  );
 }
 
 /** The path with its last part replaced by the nearest directory beside it. */

@@ -79,7 +79,7 @@ test("an absent model says where it was looked for and how to get it", () => {
   expect(message).toContain(`nor in the Hugging Face cache ${join(scratch, "hub")}`);
   expect(message).toContain("get it with: hf download org/model-1b");
   process.env.HF_HUB_OFFLINE = "1";
-  expect(refusal("org/model-1b")).toContain("HF_HUB_OFFLINE is set, so unset it");
+  expect(refusal("org/model-1b")).toContain("HF_HUB_OFFLINE is set, so nothing is downloaded: unset it");
   process.env.HF_HUB_OFFLINE = "0";
   expect(refusal("org/model-1b")).not.toContain("HF_HUB_OFFLINE");
   expect(refusal("  ")).toContain("--model_path is empty");
