@@ -5,7 +5,7 @@ import { type Cell, cellSamples, type ReadySample } from "./dataset.ts";
 import type { Calibration } from "./fit.ts";
 import { longbenchTask } from "./longbench-tasks.ts";
 import type { PreparedSample } from "./rows.ts";
-import type { Metric, Sample, TextCodec } from "./sample.ts";
+import { followUpIds, type Metric, type Sample, type TextCodec } from "./sample.ts";
 import { sourceOf, taskFacts } from "./tasks.ts";
 
 export interface CellJob {
@@ -66,6 +66,13 @@ function plain(ready: ReadySample, { config, contextLength, keepText }: CellJob,
     prompt: keepText ? prompt.text : "",
     metric: sample.metric,
     ...(truncated && { truncated }),
+    ...(sample.followUps && {
+      followUps: sample.followUps.map((asked, i) => ({
+        id: `${sample.id}+${i + 1}`,
+        ids: followUpIds(sample, prompt, asked, codec, config.view === "context_only"),
+        refs: asked.refs,
+      })),
+    }),
     ...longbenchFacts(sample, codec),
   };
   if (config.view === "question_aware") return result;

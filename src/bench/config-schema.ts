@@ -103,6 +103,7 @@ const schemas = {
   code_sim: choice(["difflib", "levenshtein"]),
   shuffle_questions: flag,
   view: choice(["question_aware", "context_only"]),
+  questions: whole(1),
   max_new_tokens: v.record(v.string(), whole(1), "must map tasks to numbers"),
   params: v.record(v.string(), v.record(v.string(), v.unknown(), "must map keys to values"), "must map tasks to keys"),
   model_path: text,
@@ -174,6 +175,7 @@ export const configDefaults = {
   code_sim: "difflib",
   shuffle_questions: false,
   view: "question_aware",
+  questions: 1,
   max_new_tokens: {},
   params: {},
 } satisfies ConfigValues;

@@ -153,6 +153,9 @@ export function parseBenchmarkConfig(text: string, file: string): BenchmarkConfi
   if (values.num_samples === null && benchmark_name === "RULER" && values.build_data !== false) {
     throw source.atKey("num_samples", [], "must be a number where samples are generated; null, for all, needs files");
   }
+  if ((values.questions ?? 1) > 1 && (benchmark_name !== "RULER" || values.build_data === false)) {
+    throw source.atKey("questions", [], "only RULER's generated samples can be asked more than one question");
+  }
   return {
     ...configDefaults,
     ...(benchmark_name === "LongBench" && { on_overflow: "truncate_middle" as const }),

@@ -87,6 +87,7 @@ function* generated(
 ) {
   const params = { ...config.params[task] };
   if (task.startsWith("qa") && config.shuffle_questions) params.shuffleQuestions ??= true;
+  if (config.questions > 1) params.questions ??= config.questions;
   const maxNewTokens = config.max_new_tokens[task];
   const request = {
     task,

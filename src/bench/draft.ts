@@ -1,6 +1,6 @@
 // What a RULER task gives the fitter: a sample of a chosen size, before its token count is known.
 import type { Prng } from "./prng.ts";
-import type { Exchange } from "./sample.ts";
+import type { Exchange, Question } from "./sample.ts";
 
 export interface Draft {
   example?: Exchange;
@@ -11,6 +11,8 @@ export interface Draft {
   refs: string[];
   /** what a perfect model writes after the opening */
   answer: string;
+  /** further questions about the same context, each with answers of its own */
+  followUps?: Question[];
   /** places in the context that carry the answers, in characters; empty where the whole context does */
   needles: number[];
 }

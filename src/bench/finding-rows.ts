@@ -55,6 +55,16 @@ export function findingRows(findings: readonly MethodFindings[]): { rows: Cell[]
   const ruler = findings.flatMap((one) => one.ruler ?? []);
   const longbench = findings.flatMap((one) => one.longbench ?? []);
   const { rows, notes } = ruler.length > 0 ? rulerRows(ruler) : { rows: longbenchRows(longbench), notes: [] };
+  if (findings.some(({ questions }) => questions !== undefined)) {
+    rows.push([
+      ...head("1st question", "first_question"),
+      ...findings.map(({ questions }) => number(questions?.first)),
+    ]);
+    rows.push([...head("later ones", "later_questions"), ...findings.map(({ questions }) => number(questions?.later))]);
+    notes.push(
+      "later ones: questions asked over the cache that the first one left; in view question aware no method saw them.",
+    );
+  }
   if (findings.some(({ versusFull }) => versusFull !== null)) {
     rows.push([...head("to Full", "difference"), ...findings.map(differenceCell)]);
     notes.push(

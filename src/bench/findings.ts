@@ -21,6 +21,8 @@ export interface MethodFindings {
   longbench?: LongbenchAverages;
   /** LongBench-E: task -> range of lengths -> score and samples */
   ranges?: Record<string, Record<string, { score: number; n: number }>>;
+  /** several questions over one compressed context: the score of the one that the method saw, and of those it did not */
+  questions?: { first: number; later: number; n: number };
   /** this method less the full cache, in points, over the samples that both have; null for the full cache itself */
   versusFull: Comparison | null;
   /** 1 is the best; methods that the samples do not tell apart share a rank; null without a score */
@@ -91,6 +93,7 @@ export function makeFindings(
       ...(benchmark === "RULER"
         ? { ruler: rulerAverages(mine) }
         : { longbench: longbenchAverages(mine), ranges: rangesOf(label, tasks, rows) }),
+      ...questionsOf(label, tasks, rows),
       versusFull: against ? comparePaired(scores.get(label)!, against, seed) : null,
       rank: ranks.get(label) ?? null,
     };
@@ -116,4 +119,21 @@ function rangesOf(label: string, tasks: readonly Measurement[], rows: ReadonlyMa
     );
   }
   return ranges;
+}
+
+function questionsOf(label: string, tasks: readonly Measurement[], rows: ReadonlyMap<string, Row>) {
+  const mine = tasks
+    .filter((task) => task.method.label === label && task.repeat === 0)
+    .map((t) => rows.get(identity(t)));
+  const asked = mine.flatMap((row) => (row?.status === "ok" && row.follow_ups?.length ? [row] : []));
+  if (asked.length === 0) return {};
+  const cells = [...Map.groupBy(asked, (row) => `${row.task} ${row.length}`).values()];
+  const over = (score: (row: Row) => number) => 100 * mean(cells.map((cell) => mean(cell.map(score))));
+  return {
+    questions: {
+      first: over((row) => row.score ?? 0),
+      later: over((row) => mean(row.follow_ups!.map(({ score }) => score))),
+      n: asked.reduce((sum, row) => sum + row.follow_ups!.length, 0),
+    },
+  };
 }

@@ -40,7 +40,10 @@ function measure(request: FitRequest, units: number, rng: Prng): Fitted & { exce
   const prompt = assemble({ ...draft, source: "builtin", meta: {} }, codec, options);
   const answerTokens = countTokens(codec, draft.opening + draft.answer) - countTokens(codec, draft.opening);
   const cap = request.cap(answerTokens);
-  return { draft, prompt, units, cap, excess: prompt.ids.length + cap - length };
+  const later = (draft.followUps ?? []).map(
+    ({ question, opening }) => answerTokens + countTokens(codec, `${question}\n${opening}`),
+  );
+  return { draft, prompt, units, cap, excess: prompt.ids.length + Math.max(0, ...later) + cap - length };
 }
 
 function tooShort({ task, generator, length }: FitRequest, excess: number): KvaError {

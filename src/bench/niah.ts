@@ -11,6 +11,8 @@ export interface NiahParams {
   numNeedleK: number;
   numNeedleV: number;
   numNeedleQ: number;
+  /** questions about one context; each asks for keys of its own */
+  questions: number;
 }
 
 interface Needle {
@@ -56,7 +58,7 @@ function ask(kind: string, asked: string[], perKey: number, values: string[]) {
 
 /** needle tasks; `essay`: the words of a user's corpus instead of generated prose */
 export function niahGenerator(params: NiahParams, words: Vocabulary, essay?: string[]): Generator {
-  const keys = Math.max(params.numNeedleK, params.numNeedleQ);
+  const keys = Math.max(params.numNeedleK, params.numNeedleQ * params.questions);
   const count = keys * params.numNeedleV;
   const kind = kindNames[params.typeNeedleV];
   const several = count > 1 || params.typeHaystack === "needle";
@@ -67,17 +69,26 @@ export function niahGenerator(params: NiahParams, words: Vocabulary, essay?: str
     draft(units, rng): Draft {
       const pool = new ValuePool(rng, words);
       const needles = rng.shuffle(drawNeedles(params, keys, pool));
-      const asked = rng.sample([...new Set(needles.map(({ key }) => key))], params.numNeedleQ);
+      const drawn = rng.sample([...new Set(needles.map(({ key }) => key))], params.numNeedleQ * params.questions);
       const { text, offsets }: Haystack = hide(needles, units, params, pool, rng, essay);
-      const answers = asked.flatMap((key) => needles.flatMap((needle, i) => (needle.key === key ? [i] : [])));
-      const refs = answers.map((i) => needles[i]!.value);
+      const askFor = (place: number) => {
+        const asked = drawn.slice(place * params.numNeedleQ, (place + 1) * params.numNeedleQ);
+        const answers = asked.flatMap((key) => needles.flatMap((needle, i) => (needle.key === key ? [i] : [])));
+        const refs = answers.map((i) => needles[i]!.value);
+        return { answers, refs, ...ask(kind, asked, params.numNeedleV, refs) };
+      };
+      const { answers, ...first } = askFor(0);
+      const later = Array.from({ length: params.questions - 1 }, (_, i) => {
+        const { answers: _places, ...question } = askFor(i + 1);
+        return question;
+      });
       return {
         lead: several
           ? `The text hides several secret ${kind}s. Keep them in mind.\nText:`
           : `The text hides one secret ${kind}. Keep it in mind.\nText:`,
         context: text,
-        ...ask(kind, asked, params.numNeedleV, refs),
-        refs,
+        ...first,
+        ...(later.length > 0 && { followUps: later }),
         needles: answers.map((i) => offsets[i]!),
       };
     },

@@ -63,7 +63,7 @@ export async function prepareSamples(
 
 function withScore({ metric, firstLine, ...sample }: PlainSample): PreparedSample {
   const facts = { ...(sample.classes && { classes: sample.classes }), ...(firstLine && { firstLine }) };
-  return { ...sample, score: (prediction) => scoreSample(metric, prediction, sample.refs, facts) };
+  return { ...sample, score: (prediction, refs = sample.refs) => scoreSample(metric, prediction, refs, facts) };
 }
 
 function workersFor(config: BenchmarkConfig): number {

@@ -48,6 +48,19 @@ export const rowSchema = v.looseObject({
   expected_cache_bytes: count,
   peak_bytes: count,
   numbers: v.record(v.string(), v.number()),
+  /** answers to further questions over the same compressed context */
+  follow_ups: v.optional(
+    v.array(
+      v.looseObject({
+        id: v.string(),
+        prediction: v.string(),
+        refs: v.array(v.string()),
+        score: count,
+        feed_ms: count,
+        decode_ms: count,
+      }),
+    ),
+  ),
   prompt: v.optional(v.string()),
 });
 export type Row = v.InferOutput<typeof rowSchema>;
@@ -86,8 +99,10 @@ export interface PreparedSample {
   /** LongBench: the record's length, in words or Chinese characters, and its classes */
   sourceLength?: number;
   classes?: string[];
-  /** 0 to 1 */
-  score(prediction: string): number;
+  /** further questions over the cache that the prompt leaves */
+  followUps?: { id: string; ids: number[]; refs: string[] }[];
+  /** 0 to 1; of a further question with its own references */
+  score(prediction: string, refs?: readonly string[]): number;
 }
 
 /** One measurement to make: a sample under a method, in batches of `batch`, for the `repeat`-th time. */

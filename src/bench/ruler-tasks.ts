@@ -28,6 +28,7 @@ const schemas = {
     numNeedleK: whole(1, 1000),
     numNeedleV: whole(1, 1000),
     numNeedleQ: whole(1, 1000),
+    questions: whole(1, 100),
   },
   vt: {
     typeHaystack: v.pipe(
@@ -36,6 +37,7 @@ const schemas = {
     ),
     numChains: whole(1, 1000),
     numHops: whole(1, 100),
+    questions: whole(1, 100),
   },
   cwe: { freqCw: whole(1, 10000), freqUcw: whole(1, 10000), numCw: whole(1, 1000) },
   fwe: {
@@ -66,7 +68,7 @@ function niah(
 ): RulerTask {
   const [typeNeedleK, typeNeedleV] = kinds;
   const [numNeedleK, numNeedleV, numNeedleQ] = counts;
-  const params = { typeHaystack, typeNeedleK, typeNeedleV, numNeedleK, numNeedleV, numNeedleQ };
+  const params = { typeHaystack, typeNeedleK, typeNeedleV, numNeedleK, numNeedleV, numNeedleQ, questions: 1 };
   return { name, generator: "niah", params, cap: 128, metric: "string_match_all" };
 }
 
@@ -82,7 +84,7 @@ export const rulerTasks: readonly RulerTask[] = [
   {
     name: "vt",
     generator: "vt",
-    params: { typeHaystack: "repeat", numChains: 1, numHops: 4 },
+    params: { typeHaystack: "repeat", numChains: 1, numHops: 4, questions: 1 },
     cap: 30,
     metric: "string_match_all",
   },

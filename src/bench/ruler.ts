@@ -123,7 +123,8 @@ export function rulerSample(request: RulerRequest, ordinal: number): RulerSample
   for (let draw = 0; ; draw++) {
     const { draft, prompt, units, cap } = fit(fitting, size, () => stream(seed, task.name, length, ordinal, draw));
     const { needles, answer, ...parts } = draft;
-    if (task.generator !== "qa" && givesAway(parts.question + parts.opening, parts.refs)) continue;
+    const asked = [parts, ...(parts.followUps ?? [])];
+    if (task.generator !== "qa" && asked.some((one) => givesAway(one.question + one.opening, one.refs))) continue;
     const contextStart = prompt.userStart === null ? null : prompt.userStart + parts.lead.length;
     const depths =
       contextStart === null

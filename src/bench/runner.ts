@@ -2,6 +2,7 @@
 import type { Completion, EngineInfo, Request } from "../engine/protocol.ts";
 import { KvaError } from "../native/error.ts";
 import { EngineError, EngineProcess } from "./engine-process.ts";
+import { followUpRequest, followUpRows } from "./follow-ups.ts";
 import { type KeptRow, keptRow } from "./kept-rows.ts";
 import { type Job, JobQueue, makeJobs } from "./queue.ts";
 import {
@@ -236,7 +237,7 @@ class Runner {
     if (warm.has(name)) return false;
     const { sample } = task;
     const ids = Array.from(sample.ids.subarray(0, 512));
-    const request = { ...this.request(task), id: "warm-up", ids, maxNewTokens: 4 };
+    const request = { ...this.request(task), id: "warm-up", ids, maxNewTokens: 4, followUps: [] };
     if ((sample.questionStart ?? 0) >= request.ids.length) delete request.questionStart;
     try {
       await engine.generate(task.method, [{ ...request, ignoreStop: true, logKept: false }]);
@@ -256,6 +257,7 @@ class Runner {
       ...(sample.minNewTokens === undefined ? {} : { minNewTokens: sample.minNewTokens }),
       sampling: this.plan.sampling,
       ...(sample.questionStart === undefined ? {} : { questionStart: sample.questionStart }),
+      ...followUpRequest(sample),
       ...(this.plan.logKept ? { logKept: true } : {}),
     };
   }
@@ -298,6 +300,7 @@ class Runner {
       );
     }
     const row = completedRow(task, completion, this.plan.decode(completion.ids), context);
+    Object.assign(row, followUpRows(task.sample, completion, this.plan.decode));
     const kept = completion.kept && keptRow(task, completion, completion.kept, this.directory.run);
     return this.write(row, timingRow(task, completion, this.directory.run), kept);
   }

@@ -28,6 +28,15 @@ export interface Exchange {
   assistant: string;
 }
 
+/** A further question about the context of a sample. */
+export interface Question {
+  question: string;
+  opening: string;
+  refs: string[];
+  /** what a perfect model writes after the opening */
+  answer: string;
+}
+
 export interface Sample {
   /** `<task>/<length>/<ordinal>`; LongBench: `<task>/all/<ordinal>` */
   id: string;
@@ -43,6 +52,8 @@ export interface Sample {
   /** start of the answer, given to the model */
   opening: string;
   refs: string[];
+  /** asked over the cache that the sample's own prompt leaves */
+  followUps?: Question[];
   maxNewTokens: number;
   metric: Metric;
   meta: Record<string, unknown>;
@@ -156,6 +167,40 @@ export function assemble(sample: Parts, codec: TextCodec, options: PromptOptions
     hadTemplate,
     prefixMode: templated && sample.meta.openingInInput === true ? "user" : options.prefixMode,
   };
+}
+
+/**
+ * What is fed after the prompt to ask a further question. After the sample's own question (question_aware) its answer comes first,
+ * as in a conversation; after the context alone (context_only) the question follows at once.
+ */
+export function followUpIds(
+  sample: Pick<Sample, "source" | "lead" | "context" | "question" | "opening" | "meta">,
+  prompt: Prompt,
+  asked: Question,
+  codec: TextCodec,
+  contextOnly: boolean,
+): number[] {
+  const own = (text: string) => codec.encode(text, { special: false });
+  const gap = asked.opening === "" ? "" : "\n";
+  if (!prompt.templated) {
+    const before = contextOnly ? "" : String(sample.meta.answer);
+    return own(`${before}${asked.question}${gap}${asked.opening}`);
+  }
+  if (contextOnly) {
+    const other = { ...sample, question: asked.question, opening: asked.opening };
+    const whole = assemble(other, codec, { template: "auto", prefixMode: prompt.prefixMode });
+    return whole.ids.slice(whole.questionStart!);
+  }
+  const given = prompt.prefixMode === "assistant" ? sample.opening : "";
+  const answered = (given + String(sample.meta.answer)).trim();
+  const user = prompt.prefixMode === "user" ? `${userText(sample)}\n${sample.opening}` : userText(sample);
+  const messages: Message[] = [
+    { role: "user", content: user },
+    { role: "assistant", content: answered },
+    { role: "user", content: asked.question.trimStart() },
+  ];
+  const whole = codec.applyChatTemplate!(messages, { addGenerationPrompt: true, date: promptDate }) + asked.opening;
+  return own(whole.slice(whole.lastIndexOf(answered) + given.length));
 }
 
 function commonPrefix(a: readonly number[], b: readonly number[]): number {

@@ -8,6 +8,8 @@ export interface VtParams {
   typeHaystack: "repeat" | "essay";
   numChains: number;
   numHops: number;
+  /** questions about one context; each asks for a chain of its own */
+  questions: number;
 }
 
 interface Chain {
@@ -84,7 +86,9 @@ export function vtGenerator(params: VtParams, essay?: string[]): Generator {
     minUnits: repeat ? params.numHops + 1 : 0,
     draft(units, rng, context): Draft {
       const pool = new VariablePool(rng);
-      const chains = Array.from({ length: params.numChains }, () => pool.chain(params.numHops));
+      const chains = Array.from({ length: Math.max(params.numChains, params.questions) }, () =>
+        pool.chain(params.numHops),
+      );
       const asked = chains[0]!;
       const statements = interleave(chains, rng);
       const hops = Math.min(params.numHops, exampleHops);
@@ -98,6 +102,9 @@ export function vtGenerator(params: VtParams, essay?: string[]): Generator {
         context: haystack.text,
         ...ask(asked),
         refs: asked.names,
+        ...(params.questions > 1 && {
+          followUps: chains.slice(1, params.questions).map((chain) => ({ ...ask(chain), refs: chain.names })),
+        }),
         needles: haystack.offsets.filter((_, i) => statements[i]!.chain === 0),
       };
     },

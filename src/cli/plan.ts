@@ -152,6 +152,7 @@ function keyMaker(common: { model: string; tokenizer: string; dtype: string; vie
       prompt,
       question,
       cap: sample.maxNewTokens,
+      followUps: sample.followUps?.map(({ ids }) => ids),
       method: method.hash,
     });
   };

@@ -95,6 +95,7 @@ function addRun(program: Command): Command {
     .option("--max_length <tokens>", "cap on prompt tokens", natural)
     .option("--batch_size <n...>", "sequences that run together; several sizes run one after the other")
     .option("--template <name>", "auto (the model's own chat template) or none")
+    .option("--questions <n>", "questions over one compressed context (niah and vt tasks); 1", natural)
     .option("--view <view>", "question_aware or context_only: what a method sees when it compresses")
     .option("--repeat <n>", "measurements of each sample", natural)
     .option("--output_path <dir>", "run directory; default results/MODEL_BENCHMARK")

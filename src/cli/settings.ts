@@ -28,6 +28,7 @@ export interface RunFlags extends EngineFlags, MethodFlags, SamplingFlags {
   batch_size?: (string | number)[];
   template?: string;
   view?: string;
+  questions?: number;
   repeat?: number;
   output_path?: string;
   save_tag?: string;

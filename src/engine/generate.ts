@@ -5,6 +5,7 @@ import { Scope } from "../native/scope.ts";
 import { elementBytes } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
 import { DecodeLoop } from "./decode.ts";
+import { answerFollowUps } from "./follow-ups.ts";
 import { expectedStorage, type LoadedMethod } from "./method.ts";
 import { gatherRows, prefill } from "./prefill.ts";
 import type { Completion, Request } from "./protocol.ts";
@@ -32,6 +33,10 @@ export async function generate(options: GenerateOptions, events: GenerateEvents)
   for (const request of requests) {
     checkRequest(request);
     checkIds(request.id, request.ids, decoder.config.vocabSize);
+    for (const { id, ids } of request.followUps ?? []) {
+      if (ids.length === 0) throw new KvaError("data", `${id}: the question has no tokens`);
+      checkIds(id, ids, decoder.config.vocabSize);
+    }
   }
   decoder.sync();
   for (const { context } of decoder.stages) context.resetPeak();
@@ -74,10 +79,11 @@ class Generation {
   }
 
   async run(): Promise<Completion[]> {
-    const start = performance.now();
+    let start = performance.now();
     const methodMs = await this.prefillAll();
     let sampled = this.loop.sampleFrom();
     for (const sequence of this.sequences) this.completions.push(this.begin(sequence, methodMs));
+    start += await this.followUps();
 
     let members = this.sequences;
     let stepStart = start;
@@ -112,6 +118,17 @@ class Generation {
     const spent = methodMs() + this.sequences.reduce((ms, { selection }) => ms + (selection?.ms() ?? 0), 0);
     this.events.phase?.("prefill", total, total);
     return spent;
+  }
+
+  /** the further questions of every sequence, before its own answer changes its cache; milliseconds spent */
+  private async followUps(): Promise<number> {
+    const start = performance.now();
+    for (const [s, sequence] of this.sequences.entries()) {
+      const { followUps } = sequence.request;
+      if (!followUps?.length) continue;
+      this.completions[s]!.followUps = await answerFollowUps(this.options, sequence, followUps, this.events.breathe);
+    }
+    return performance.now() - start;
   }
 
   /** a sequence takes its sampled token; the token to feed next, null when it is done */

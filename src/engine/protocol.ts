@@ -51,6 +51,23 @@ export interface Sampling {
   seed: number;
 }
 
+/** A further question over the cache as the prompt left it: its ids are fed one by one to a fork, then it is answered. */
+export interface FollowUp {
+  id: string;
+  ids: number[];
+  maxNewTokens: number;
+}
+
+export interface FollowUpAnswer {
+  id: string;
+  /** new ids, the stop id not included */
+  ids: number[];
+  finish: "stop" | "length";
+  /** from the fork to the first new token, and from it to the last */
+  feedMs: number;
+  decodeMs: number;
+}
+
 export interface Request {
   id: string;
   /** prompt token ids, special tokens included */
@@ -62,6 +79,8 @@ export interface Request {
   /** context_only view: the first token of the question; rows before it are compressed, the rest is fed token by token */
   questionStart?: number;
   sampling: Sampling;
+  /** answered one after the other before the prompt's own answer; their time is not in the completion's */
+  followUps?: FollowUp[];
   /** stop after `maxNewTokens` only (speed runs) */
   ignoreStop?: boolean;
   /** report the kept positions of each layer and KV head */
@@ -108,6 +127,7 @@ export interface Completion {
   peakBytes: number;
   /** of a split model: the peak of each device */
   devicePeakBytes?: number[];
+  followUps?: FollowUpAnswer[];
   /** numbers from the plugins' `end()` */
   numbers: Record<string, number>;
   kept?: KeptRows;

@@ -66,17 +66,25 @@ export class Sequence {
     readonly request: Request,
     method: LoadedMethod,
     model: ModelInfo,
+    /** a sequence whose cache and hooks are taken over as they are; the request's ids are fed after its tokens */
+    origin?: Sequence,
   ) {
-    this.hooks = createHooks(method, model);
+    this.hooks = origin?.hooks ?? createHooks(method, model);
     this.needs = sumNeeds(this.hooks);
-    this.promptTokens = request.questionStart ?? request.ids.length;
-    this.forced = request.ids.slice(this.promptTokens);
+    this.promptTokens = origin?.promptTokens ?? request.questionStart ?? request.ids.length;
+    this.forced = origin ? [...request.ids] : request.ids.slice(this.promptTokens);
     this.spareRows = Math.min(MAX_SPARE_ROWS, this.forced.length + request.maxNewTokens);
     this.stream = createHash("sha256").update(request.id).digest().readUInt32BE(0);
-    this.cache = scope.own(decoder.newCache(this.needs.sideArrays.length, this.needs.unrotatedKeys));
+    this.cache = scope.own(
+      origin?.cache.fork() ?? decoder.newCache(this.needs.sideArrays.length, this.needs.unrotatedKeys),
+    );
     this.solos = decoder.stages.map(({ context }) => scope.own(Batch.create(context, 1)));
     const selects = this.hooks.some(({ hooks }) => hooks.select);
     this.selection = selects ? new Selection(scope, decoder, request.density ?? null) : null;
+    if (origin) {
+      this.rings = origin.rings;
+      return;
+    }
     const window = Math.min(this.needs.queryRing, this.promptTokens);
     const { heads, headDim } = decoder.config;
     this.rings = decoder.stages.flatMap(({ context, first, end }) => {

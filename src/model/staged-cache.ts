@@ -22,6 +22,18 @@ export class StagedCache {
     return new StagedCache(shape, parts, stageOf);
   }
 
+  /** a cache of its own with the same rows, side arrays and position */
+  fork(): StagedCache {
+    const parts: KvCache[] = [];
+    try {
+      for (const part of this.parts) parts.push(part.fork());
+    } catch (error) {
+      for (const part of parts) part.dispose();
+      throw error;
+    }
+    return new StagedCache(this.shape, parts, this.stageOf);
+  }
+
   /** the cache that holds a layer's rows */
   of(layer: number): KvCache {
     return this.parts[this.stageOf[layer] ?? 0]!;
