@@ -1,4 +1,5 @@
 // A plugin's prefill hooks on one layer whose keys, values and queries are known exactly.
+import type { TensorBlocks } from "../../src/engine/block-ops.ts";
 import { HookLayer, HookOps, type LayerState } from "../../src/engine/layer.ts";
 import { type DecodeOp, plan, replay } from "../../src/engine/recorded.ts";
 import { queryMoments } from "../../src/native/heads.ts";
@@ -12,6 +13,7 @@ import { deviceRope, emptyTwin, type Twin, type TwinShape, unrotating } from "./
 import { input, type Matrix, matrix, row } from "./guarded.ts";
 import { exact, type ReferenceRope } from "./reference.ts";
 import { ropeAppend as referenceAppend, attentionDecode as referenceDecode } from "./reference-attention.ts";
+import { type BlockLists, unpackSet } from "./reference-blocks.ts";
 
 export const scaleOf = (headDim: number): number => Math.fround(1 / Math.sqrt(headDim));
 
@@ -79,6 +81,21 @@ export function runPrefill(
   }
   call(scope, state, (layer, ops) => hooks.prefill?.(layer, ops));
   return keptPositions(twin);
+}
+
+/** The key blocks that a plugin's select hook chooses in layer 0: [head][query block]; null: it reads everything. */
+export function runSelect(scope: Scope, hooks: Hooks, { twin, queries }: Prompt): BlockLists | null {
+  const state = stateOf(scope, hooks, twin, queries);
+  let lists: BlockLists | null = null;
+  call(scope, { ...state, pass: { queries, kept: scope } }, (layer, ops) => {
+    const chosen = hooks.select?.(layer, ops);
+    if (chosen === undefined) return;
+    const set = chosen as TensorBlocks;
+    lists = unpackSet(set.bits.toInts(), set.heads, set.rows).map((list, head) =>
+      set.kinds[head] === 1 ? list.map((_, r) => Array.from({ length: r + 1 }, (_, c) => c)) : list,
+    );
+  });
+  return lists;
 }
 
 export const keptPositions = ({ cache, shape }: Twin): number[][] =>
