@@ -1,145 +1,149 @@
-// `make bench`: the ceilings of this machine's device, then prefill and decode of a shape beside the floor that the ceilings give.
-// usage: bun scripts/bench.ts [FOLDER for the raw samples]
-import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import type { SpeedRow } from "../src/bench/speed.ts";
+// The speed table of a card in under eight minutes: what a layer and whole models take, beside floors from measured ceilings and the targets.
+// usage: make bench [OUT=folder]; BENCH=layer,end,methods,scaling,limit picks parts; without a GPU a short table of the CPU build is made.
+import { mkdirSync } from "node:fs";
 import type { ModelConfig } from "../src/model/config.ts";
 import { shapeConfig } from "../src/model/shapes.ts";
-import { Timer } from "../src/native/graph.ts";
-import { linear } from "../src/native/ops.ts";
-import { Scope } from "../src/native/scope.ts";
-import { Context } from "../src/native/tensor.ts";
+import { type Ceilings, ceilings } from "./bench/device.ts";
+import { endToEnd, Runner } from "./bench/end-to-end.ts";
+import { LayerBench } from "./bench/layer.ts";
+import { median, type Row, save, tables } from "./bench/row.ts";
 
-interface Plan {
-  shape: string;
-  runs: string[][];
-}
+const K = 1024;
+const GIB = 2 ** 30;
+/** budgeted methods with 2048 rows per KV head */
+const kept = (name: string) => `${name}[capacity=2048]`;
+const evictors = ["SnapKV", "H2O", "StreamingLLM", "L2Compress", "PyramidKV", "CakeKV", "CaM"].map(kept);
 
-const gpu: Plan = {
-  shape: "llama-3.1-8b",
-  runs: [
-    ["-p", "4096,32768", "-n", "0", "-r", "5"],
-    ["-p", "131072", "-n", "0", "-r", "3", "--acceleration", "SnapKV[capacity=2048]"],
-    ["-p", "0", "-n", "128", "-d", "0,32768,131072", "-r", "2"],
-    ["-p", "0", "-n", "128", "-d", "131072", "-r", "2", "--no_baseline", "--acceleration", "SnapKV[capacity=2048]"],
-    ["-p", "0", "-n", "64", "-d", "4096", "-b", "8", "-r", "2"],
-  ],
-};
-const cpu: Plan = {
-  shape: "tiny-ruler",
-  runs: [
-    ["-p", "512,2048", "-n", "0", "-r", "5", "--acceleration", "SnapKV[capacity=256]"],
-    ["-p", "0", "-n", "64", "-d", "0,2048", "-r", "5", "--acceleration", "SnapKV[capacity=256]"],
-  ],
-};
-
-interface Ceilings {
-  device: string;
-  /** bytes read and written per second by a copy within the device */
-  copy: number;
-  /** bf16 operations per second of a large matrix product */
-  gemm: number;
-}
-
-/** Median seconds of `run`, by the device's own clock. */
-function medianSeconds(context: Context, run: () => void, repetitions = 9): number {
-  using scope = new Scope(context);
-  const timer = scope.own(Timer.create(context, 2));
-  run();
-  const times = Array.from({ length: repetitions }, () => {
-    timer.mark(0);
-    run();
-    timer.mark(1);
-    return timer.read(0, 1) / 1000;
-  });
-  return times.sort((a, b) => a - b)[repetitions >> 1]!;
-}
-
-function ceilings(device: string): Ceilings {
-  const context = Context.open(device);
-  const big = context.backend === "cuda";
-  const size = big ? 8192 : 1024;
-  try {
-    using scope = new Scope(context);
-    const from = scope.tensor("bfloat16", big ? 131072 : 8192, 8192);
-    const to = scope.tensor("bfloat16", from.rows, from.columns);
-    from.randomize("normal", 1, 1);
-    const copySeconds = medianSeconds(context, () => from.copyTo(to));
-    const [x, w, out] = [1, 2, 3].map((seed) => {
-      const tensor = scope.tensor("bfloat16", size, size);
-      tensor.randomize("normal", seed, 1);
-      return tensor;
-    });
-    const gemmSeconds = medianSeconds(context, () => linear(x!, w!, null, out!));
-    const name = context.library.devices()[context.device]?.name ?? device;
-    return { device: name, copy: (2 * from.bytes) / copySeconds, gemm: (2 * size ** 3) / gemmSeconds };
-  } finally {
-    context.trim();
-    context.dispose();
+function layerRows(device: string, config: ModelConfig, top: Ceilings): Row[] {
+  const rows: Row[] = [];
+  for (const length of [4 * K, 16 * K, 32 * K, 64 * K, 128 * K]) {
+    const bench = new LayerBench(device, config, top, length);
+    try {
+      const dense = bench.attention();
+      rows.push(dense, bench.decode());
+      if (length === 128 * K) rows.push(bench.columnSums(median(dense.ms)), ...bench.eviction());
+    } finally {
+      bench.dispose();
+    }
   }
+  return rows;
 }
 
-/** Elements of the weights that every token passes through; the output layer apart. */
-function layerElements(c: ModelConfig): number {
-  const attention = (2 * c.heads + 2 * c.kvHeads) * c.headDim * c.hiddenSize;
-  return c.layers * (attention + 3 * c.hiddenSize * c.intermediateSize);
-}
-
-/** The least time of a row: operations over the GEMM ceiling for prompts, bytes over the copy ceiling for new tokens. */
-function floorMs(row: SpeedRow, c: ModelConfig, { copy, gemm }: Ceilings): number {
-  if (row.n_gen === 0) {
-    const n = row.n_prompt;
-    const attention = 2 * c.layers * c.heads * c.headDim * n * n; // 4 * pairs * headDim, half of the pairs visible
-    return (1000 * row.n_seqs * (2 * layerElements(c) * n + attention)) / gemm;
-  }
-  const weights = 2 * (layerElements(c) + c.vocabSize * c.hiddenSize);
-  return (1000 * (weights + (row.cache_bytes ?? 0))) / copy;
-}
-
-async function accelBench(shape: string, device: string, flags: string[]): Promise<SpeedRow[]> {
-  const main = join(import.meta.dir, "..", "src", "main.ts");
-  const child = Bun.spawn(
-    [process.execPath, main, "bench", "--shape", shape, "--device", device, ...flags, "-o", "json"],
-    {
-      stdout: "pipe",
-      stderr: "inherit",
-    },
+/** The end-to-end rows of the design's table. */
+async function designRows(runner: Runner, top: Ceilings): Promise<Row[]> {
+  const rows: Row[] = [];
+  const add = async (
+    ...test: Parameters<typeof endToEnd> extends [unknown, unknown, unknown, ...infer R] ? R : never
+  ) => rows.push(...(await endToEnd(runner, top, "end to end", ...test)));
+  await add({ method: "Full", prompt: 1, newTokens: 256, repetitions: 2 }, { tokenMs: 5.6 });
+  await add({ method: "Full", prompt: 4 * K, newTokens: 128, repetitions: 7 }, { prefillMs: 105 });
+  await add({ method: "Full", prompt: 32 * K, newTokens: 128, repetitions: 5 }, { prefillMs: 1200, tokenMs: 7.2 });
+  await add(
+    { method: "Full", prompt: 128 * K, newTokens: 128, repetitions: 3 },
+    { prefillMs: 10500, tokenMs: 11.9, peakBytes: 35 * GIB },
   );
-  const text = await new Response(child.stdout).text();
-  if ((await child.exited) !== 0) throw new Error(`accel bench ${flags.join(" ")} ended with ${child.exitCode}`);
-  return JSON.parse(text) as SpeedRow[];
+  const full = median(rows.find((row) => row.name === "prefill, Full 128K")?.ms ?? []);
+  const near = { prefillMs: Number.isNaN(full) ? 10500 : 1.02 * full };
+  const snap = { method: kept("SnapKV"), prompt: 128 * K, newTokens: 128, repetitions: 2 };
+  await add(snap, { ...near, tokenMs: 5.8, peakBytes: 19.5 * GIB }, true);
+  await add({ method: "KIVI", prompt: 128 * K, newTokens: 128, repetitions: 2 }, { ...near, tokenMs: 7.7 }, true);
+  return rows;
 }
 
-function line(row: SpeedRow, floor: number): string {
-  const name = `${row.n_gen > 0 ? "decode" : "prefill"} ${row.n_gen > 0 ? `at ${row.n_depth}` : row.n_prompt}`;
-  const samples = row.samples_ns.map((ns) => ns / 1e6).sort((a, b) => a - b);
-  const ms = row.n_gen > 0 ? row.ms_per_token_p50 : (samples[samples.length >> 1] ?? null);
-  if (ms === null)
-    return `| ${row.method} | ${name} | ${row.n_seqs} | - | - | ${floor.toFixed(2)} | - | ${row.error ?? ""} |`;
-  const spread =
-    row.n_gen > 0
-      ? `p99 ${row.ms_per_token_p99?.toFixed(2)}`
-      : `${samples[0]?.toFixed(2)}..${samples.at(-1)?.toFixed(2)}`;
-  const gib = (bytes: number | null) => ((bytes ?? 0) / 2 ** 30).toFixed(2);
-  return `| ${row.method} | ${name} | ${row.n_seqs} | ${ms.toFixed(2)} | ${spread} | ${floor.toFixed(2)} | ${((100 * floor) / ms).toFixed(0)} % | ${gib(row.peak_bytes)} |`;
+async function scalingRows(runner: Runner, top: Ceilings): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const method of ["Full", kept("SnapKV"), "KIVI"])
+    for (const prompt of [4 * K, 8 * K, 16 * K, 32 * K, 64 * K])
+      rows.push(
+        ...(await endToEnd(runner, top, "scaling", { method, prompt, newTokens: 32, repetitions: 2 }, {}, true)),
+      );
+  for (const method of ["Full", kept("SnapKV"), "KIVI"])
+    for (const sequences of [8, 32])
+      rows.push(
+        ...(await endToEnd(runner, top, "scaling", { method, prompt: 4 * K, newTokens: 32, sequences }, {}, true)),
+      );
+  return rows;
+}
+
+/** Every evicting method at 128K with an allocator that gives 23 GiB: what a 24 GB card has. Full must be refused, in words. */
+async function limitRows(shape: string, device: string, top: Ceilings): Promise<Row[]> {
+  const runner = await Runner.start({ shape, device, memoryLimit: 23 * GIB });
+  const rows: Row[] = [];
+  try {
+    const wanted = { peakBytes: 19.5 * GIB };
+    for (const method of evictors)
+      rows.push(
+        ...(await endToEnd(runner, top, "memory limit", { method, prompt: 128 * K, newTokens: 16 }, wanted, true)),
+      );
+    rows.push(
+      ...(await endToEnd(runner, top, "memory limit", { method: "Full", prompt: 128 * K, newTokens: 1 }, {}, true)),
+    );
+  } finally {
+    await runner.stop();
+  }
+  return rows;
+}
+
+/** What each method takes of its own, on a quarter of the layers: prefill against Full's, its hooks, decode steps. */
+async function methodRows(shape: string, device: string, top: Ceilings, layers: number): Promise<Row[]> {
+  const runner = await Runner.start({ shape, device, layers });
+  const rows: Row[] = [];
+  try {
+    for (const prompt of [32 * K, 128 * K])
+      for (const method of ["Full", ...evictors, "KIVI", "ThinK"])
+        rows.push(...(await endToEnd(runner, top, "methods", { method, prompt, newTokens: 48 }, {}, prompt > 32 * K)));
+  } finally {
+    await runner.stop();
+  }
+  return rows;
+}
+
+async function cpuRows(shape: string, top: Ceilings): Promise<Row[]> {
+  const runner = await Runner.start({ shape, device: "cpu:0" });
+  const rows: Row[] = [];
+  try {
+    for (const method of ["Full", "SnapKV[capacity=256]"])
+      for (const prompt of [1, 512, 2048])
+        rows.push(...(await endToEnd(runner, top, "end to end", { method, prompt, newTokens: 64, repetitions: 5 })));
+  } finally {
+    await runner.stop();
+  }
+  return rows;
 }
 
 const hasGpu = process.env.KVACCEL_BACKEND !== "cpu" && Bun.which("nvidia-smi") !== null;
-const [device, plan] = hasGpu ? (["cuda:0", gpu] as const) : (["cpu:0", cpu] as const);
-const top = ceilings(device);
-const config = shapeConfig(plan.shape);
-const rows: SpeedRow[] = [];
-for (const flags of plan.runs) rows.push(...(await accelBench(plan.shape, hasGpu ? "0" : "cpu", flags)));
-
-console.log(`${plan.shape}, bf16, random weights, ${top.device}, ${new Date().toISOString().slice(0, 10)}`);
-console.log(
-  `device copy ${(top.copy / 1e9).toFixed(0)} GB/s (read and written), bf16 GEMM ${(top.gemm / 1e12).toFixed(2)} TFLOP/s\n`,
-);
-console.log("| method | test | seqs | ms (median) | spread | floor ms | share | peak GiB |");
-console.log("|---|---|---|---|---|---|---|---|");
-for (const row of rows) console.log(line(row, floorMs(row, config, top)));
+const shape = hasGpu ? "llama-3.1-8b" : "tiny-ruler";
+const device = hasGpu ? "cuda:0" : "cpu:0";
+const parts = new Set((process.env.BENCH ?? "layer,end,scaling,methods,limit").split(","));
 const folder = process.argv[2];
-if (folder) {
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, "bench.json"), `${JSON.stringify({ ceilings: top, rows }, null, 1)}\n`);
+if (folder) mkdirSync(folder, { recursive: true });
+
+const top = ceilings(device);
+const title = `${shape}, bf16, random weights, ${top.device}, ${new Date().toISOString().slice(0, 10)}; device copy ${(top.copy / 1e9).toFixed(0)} GB/s (read and written), bf16 GEMM ${(top.gemm / 1e12).toFixed(2)} TFLOP/s`;
+const rows: Row[] = [];
+/** Each part is printed and saved as it ends: a run that is cut short has the others. */
+async function part(name: string, run: () => Row[] | Promise<Row[]>): Promise<void> {
+  if (hasGpu && !parts.has(name)) return;
+  const start = performance.now();
+  const made = await run();
+  rows.push(...made);
+  console.log(tables(made));
+  console.error(`${name}: ${((performance.now() - start) / 1000).toFixed(0)} s`);
+  if (folder) save(folder, "bench", title, top, rows);
+}
+
+console.log(`${title}\n`);
+if (!hasGpu) {
+  await part("end", () => cpuRows(shape, top));
+} else {
+  await part("layer", () => layerRows(device, shapeConfig(shape), top));
+  if (parts.has("end") || parts.has("scaling")) {
+    const runner = await Runner.start({ shape, device });
+    console.error(`weights: ${(runner.loadMs / 1000).toFixed(1)} s`);
+    await part("end", () => designRows(runner, top));
+    await part("scaling", () => scalingRows(runner, top));
+    await runner.stop();
+  }
+  await part("methods", () => methodRows(shape, device, top, 8));
+  await part("limit", () => limitRows(shape, device, top));
 }
