@@ -1,8 +1,9 @@
 // What rows receive from queries: sums or maxima over query rows and the group's heads of exp(scale * q.k - lse). A block has a tile of keys
 // of a KV head and walks over the query tiles of the group's heads: no atomics, one order of sums. f16 and bf16 heads of 64 and 128 run on
-// tensor cores (mma.sync) with the keys in registers; all else in fp32, a thread one key.
+// tensor cores: by column_sums_hopper.cu, or mma.sync with the keys in registers; all else in fp32, a thread one key.
 #include "../core/cuda.h"
 #include "../device/attention_tiles.cuh"
+#include "../device/column_sums.cuh"
 #include "../device/vec.cuh"
 #include "ops.h"
 
@@ -202,6 +203,16 @@ void launch_tiles(const ColumnArgs& args, int kv_heads, cudaStream_t stream) {
   args.maximum ? launch_tiles<T, HeadDim, true>(args, kv_heads, stream) : launch_tiles<T, HeadDim, false>(args, kv_heads, stream);
 }
 
+// Whether the kernel for sm_90a took it.
+bool launch_hopper(const ColumnArgs& args, const KvShape& shape, int32_t dtype, cudaStream_t stream) {
+  const ColumnSums sums = {args.queries,     args.keys, args.lse,      args.out,       args.q_stride, args.lse_stride, args.out_stride,
+                           args.head_stride, args.rows, args.first_row, shape.kv_heads, args.group,    args.head_dim,   shape.dtype,
+                           args.scale,       args.maximum, stream};
+  if (dtype != shape.dtype || !column_sums_hopper_takes(sums)) return false;
+  check_cuda(column_sums_hopper_launch(sums), "column_sums_hopper_launch");
+  return true;
+}
+
 }  // namespace
 
 void column_sums(Context& context, Kv& kv, int32_t layer, int32_t first_row, Matrix queries, Matrix lse, float scale, int32_t reduce,
@@ -217,6 +228,7 @@ void column_sums(Context& context, Kv& kv, int32_t layer, int32_t first_row, Mat
   const bool packs = reinterpret_cast<uintptr_t>(queries.data) % 16 == 0 && queries.stride % 8 == 0 && queries.dtype == shape.dtype;
   const dim3 grid(divide_up(first_row + queries.rows, kKeys), shape.kv_heads);
   const int64_t bytes = int64_t(kKeys * (shape.head_dim + 1) + kQueries * shape.head_dim) * 4;
+  if (launch_hopper(args, shape, queries.dtype, stream_of(context))) return;
   with_device_type(shape.dtype, [&](auto k) {
     using K = decltype(k);
     if constexpr (sizeof(K) == 2) {
