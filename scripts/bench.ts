@@ -3,6 +3,7 @@
 import { mkdirSync } from "node:fs";
 import type { ModelConfig } from "../src/model/config.ts";
 import { shapeConfig } from "../src/model/shapes.ts";
+import { flexPrefill, sparseAttention, xattention } from "./bench/blocks.ts";
 import { type Ceilings, ceilings } from "./bench/device.ts";
 import { endToEnd, Runner } from "./bench/end-to-end.ts";
 import { LayerBench } from "./bench/layer.ts";
@@ -21,7 +22,10 @@ function layerRows(device: string, config: ModelConfig, top: Ceilings): Row[] {
     try {
       const dense = bench.attention();
       rows.push(dense, bench.decode());
-      if (length === 128 * K) rows.push(bench.columnSums(median(dense.ms)), ...bench.eviction());
+      if (length < 128 * K) continue;
+      const denseMs = median(dense.ms);
+      rows.push(bench.columnSums(denseMs), ...bench.eviction());
+      rows.push(...sparseAttention(bench, denseMs), ...xattention(bench, denseMs), ...flexPrefill(bench, denseMs));
     } finally {
       bench.dispose();
     }

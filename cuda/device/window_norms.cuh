@@ -1,5 +1,6 @@
-// Largest score and 1 / sum of 2^(score - largest) of each window query over the rows that it sees, in two kernels.
+// Largest score and 1 / sum of 2^(score - largest) of each window query over the rows that it sees, in two kernels; the choice of a scorer.
 #pragma once
+#include "../core/cuda.h"
 #include "reduce.cuh"
 #include "window_scores.cuh"
 
@@ -61,6 +62,24 @@ static __global__ void __launch_bounds__(kWindowThreads) window_norms_kernel(con
   if (warp > 0 || query >= queries) return;
   for (int other = 1; other < kWindowWarps; ++other) all = merge(all, shared[other][lane]);
   args.norms[query] = {all.x, 1 / all.y};
+}
+
+// Calls body(scorer type tag) with the fastest scorer that takes these arguments.
+template <class Scorer>
+struct Tag {
+  using type = Scorer;
+};
+template <class Body>
+void with_scorer(int32_t cache_dtype, const WindowArgs& args, Body&& body) {
+  with_device_type(cache_dtype, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (sizeof(T) == 2) {
+      const bool packs = reinterpret_cast<uintptr_t>(args.queries) % 16 == 0 && args.q_stride % 8 == 0 && args.q_dtype == cache_dtype;
+      if (packs && args.head_dim == 64) return body(Tag<WindowMma<T, 64>>());
+      if (packs && args.head_dim == 128) return body(Tag<WindowMma<T, 128>>());
+    }
+    body(Tag<WindowFma<T>>());
+  });
 }
 
 }  // namespace kva::device

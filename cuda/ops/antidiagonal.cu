@@ -1,6 +1,7 @@
 // XAttention's block scores: one log-sum-exp for each coarse row and key block, then the rows' sums and the blocks' shares of them. The map of
 // coarse rows and columns is never written.
 #include "../core/cuda.h"
+#include "../device/antidiagonal.cuh"
 #include "../device/reduce.cuh"
 #include "../device/vec.cuh"
 #include "ops.h"
@@ -11,7 +12,7 @@ namespace {
 using namespace device;
 
 constexpr int kThreads = 256;
-constexpr int64_t kScratchBytes = 64 << 20;  // of log-sum-exps: query blocks are taken in runs that fit
+constexpr int64_t kScratchBytes = 128 << 20;  // of log-sum-exps: query blocks are taken in runs that fit
 
 struct AntidiagonalArgs {
   KvSeq* sequence;
@@ -22,6 +23,7 @@ struct AntidiagonalArgs {
   int layer, first_head, group, head_dim, first_row, rows, stride, block;
   int first_block, run, query_blocks, key_blocks;  // query blocks [first_block, first_block + run) of this launch, of all; columns of out
   float scale;
+  int ready_blocks, ready_rows;  // query blocks of the run, and coarse rows of the next one, whose log-sum-exps are there already
   __device__ __forceinline__ int tile() const { return block / stride; }
   __device__ __forceinline__ float* part(int head, int r, int row) const {
     return partial + ((int64_t(head) * run + r) * tile() + row) * key_blocks;
@@ -43,25 +45,26 @@ __device__ float antidiagonal_sum(const AntidiagonalArgs& args, const Q* q, cons
   return sum * args.scale;
 }
 
-// Grid: key blocks, query blocks of the run, heads. Shared: scores [tile, tile].
+// Grid: key blocks, query blocks of the run that are not there, heads. Shared: scores [tile, tile].
 template <class Q, class K>
 __global__ void __launch_bounds__(kThreads) antidiagonal_kernel(const AntidiagonalArgs args) {
   extern __shared__ float scores[];
-  const int tile = args.tile(), c = blockIdx.x, r = args.first_block + blockIdx.y, head = blockIdx.z, diagonal = args.first_row / args.block + r;
+  const int tile = args.tile(), c = blockIdx.x, of_run = args.ready_blocks + blockIdx.y, r = args.first_block + of_run, head = blockIdx.z;
+  const int diagonal = args.first_row / args.block + r;
   if (c > diagonal) return;
   const Q* q = static_cast<const Q*>(args.queries) + int64_t(head) * args.head_dim;
   const K* k = static_cast<const K*>(layer_heads(args.sequence, args.layer)[(args.first_head + head) / args.group].k);
-  for (int i = threadIdx.x; i < tile * tile; i += kThreads) {
+  for (int i = args.ready_rows * tile + threadIdx.x; i < tile * tile; i += kThreads) {
     const int row = r * tile + i / tile, column = c * tile + i % tile;
     const bool seen = column <= args.first_row / args.stride + row && row * args.stride < args.rows;
     scores[i] = seen ? antidiagonal_sum(args, q, k, row, column) : -INFINITY;
   }
   __syncthreads();
-  for (int row = threadIdx.x; row < tile; row += kThreads) {
+  for (int row = args.ready_rows + threadIdx.x; row < tile; row += kThreads) {
     float top = -INFINITY, sum = 0;
     for (int j = 0; j < tile; ++j) top = fmaxf(top, scores[row * tile + j]);
     for (int j = 0; j < tile; ++j) sum += top == -INFINITY ? 0 : expf(scores[row * tile + j] - top);
-    args.part(head, blockIdx.y, row)[c] = sum > 0 ? top + logf(sum) : -INFINITY;
+    args.part(head, of_run, row)[c] = sum > 0 ? top + logf(sum) : -INFINITY;
   }
 }
 
@@ -88,6 +91,21 @@ __global__ void __launch_bounds__(kThreads) block_shares_kernel(const Antidiagon
   }
 }
 
+// The log-sum-exps of a run of query blocks that are not there, by the plain kernel.
+void launch_plain(AntidiagonalArgs args, int32_t dtype, int32_t q_dtype, int heads, cudaStream_t stream) {
+  const int tile = args.block / args.stride;
+  const int64_t bytes = int64_t(tile) * tile * sizeof(float);
+  with_device_type(dtype, [&](auto k) {
+    with_device_type(q_dtype, [&](auto q) {
+      using Q = decltype(q);
+      using K = decltype(k);
+      allow_shared<antidiagonal_kernel<Q, K>>(bytes);
+      antidiagonal_kernel<Q, K><<<dim3(args.key_blocks, args.run - args.ready_blocks, heads), kThreads, bytes, stream>>>(args);
+    });
+  });
+  check_launch();
+}
+
 }  // namespace
 
 void antidiagonal_scores(Context& context, Kv& kv, int32_t layer, int32_t first_row, int32_t first_head, Matrix queries, float scale,
@@ -103,18 +121,29 @@ void antidiagonal_scores(Context& context, Kv& kv, int32_t layer, int32_t first_
                            stride,    block,        0,            0,                 query_blocks,   out.columns,
                            scale};
   args.partial = static_cast<float*>(context.scratch(most * row_bytes));
-  const int64_t bytes = int64_t(tile) * tile * sizeof(float);
+  const KvHead* kv_heads = kv.layer(layer) + first_head / shape.group();
+  const auto distance_to = [&](int head) { return static_cast<const char*>(kv_heads[head].k) - static_cast<const char*>(kv_heads[0].k); };
+  const int64_t distance = heads > shape.group() ? distance_to(1) : 0;
+  bool fast = queries.dtype == shape.dtype;
+  for (int head = 0; head < heads / shape.group(); ++head) fast = fast && distance_to(head) == head * distance;
+  AntidiagonalRun coarse = {queries.data,   kv_heads[0].k,  queries.stride, distance / dtype_bytes(shape.dtype), queries.rows, first_row, heads,
+                            shape.group(), shape.head_dim, stride,         block,                               shape.dtype,  scale,     0,
+                            0,             args.partial,   out.columns,    stream};
   for (; args.first_block < query_blocks; args.first_block += most) {
     args.run = std::min(most, query_blocks - args.first_block);
-    with_device_type(shape.dtype, [&](auto k) {
-      with_device_type(queries.dtype, [&](auto q) {
-        using Q = decltype(q);
-        using K = decltype(k);
-        allow_shared<antidiagonal_kernel<Q, K>>(bytes);
-        antidiagonal_kernel<Q, K><<<dim3(out.columns, args.run, heads), kThreads, bytes, stream>>>(args);
-      });
-    });
-    check_launch();
+    coarse.begin = args.first_block * tile;
+    coarse.count = args.run * tile;
+    if (fast && antidiagonal_hopper_takes(coarse)) {
+      check_cuda(antidiagonal_hopper_launch(coarse), "antidiagonal_hopper_launch");
+      if (queries.rows % stride != 0 && args.first_block + args.run == query_blocks) { // the last coarse row lacks tokens
+        AntidiagonalArgs last = args;
+        last.ready_blocks = args.run - 1;
+        last.ready_rows = coarse.whole_rows() - (query_blocks - 1) * tile;
+        launch_plain(last, shape.dtype, queries.dtype, heads, stream);
+      }
+    } else {
+      launch_plain(args, shape.dtype, queries.dtype, heads, stream);
+    }
     block_shares_kernel<<<dim3(args.run, heads), kThreads, tile * sizeof(float), stream>>>(args);
     check_launch();
   }

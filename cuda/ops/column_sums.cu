@@ -228,7 +228,7 @@ void column_sums(Context& context, Kv& kv, int32_t layer, int32_t first_row, Mat
   const bool packs = reinterpret_cast<uintptr_t>(queries.data) % 16 == 0 && queries.stride % 8 == 0 && queries.dtype == shape.dtype;
   const dim3 grid(divide_up(first_row + queries.rows, kKeys), shape.kv_heads);
   const int64_t bytes = int64_t(kKeys * (shape.head_dim + 1) + kQueries * shape.head_dim) * 4;
-  if (launch_hopper(args, shape, queries.dtype, stream_of(context))) return;
+  if (blocks.bits == nullptr && launch_hopper(args, shape, queries.dtype, stream_of(context))) return;
   with_device_type(shape.dtype, [&](auto k) {
     using K = decltype(k);
     if constexpr (sizeof(K) == 2) {

@@ -119,24 +119,6 @@ __global__ void __launch_bounds__(kThreads) window_totals_kernel(const float2* t
   }
 }
 
-// Calls body(scorer type tag) with the fastest scorer that takes these arguments.
-template <class Scorer>
-struct Tag {
-  using type = Scorer;
-};
-template <class Body>
-void with_scorer(int32_t cache_dtype, const WindowArgs& args, Body&& body) {
-  with_device_type(cache_dtype, [&](auto type) {
-    using T = decltype(type);
-    if constexpr (sizeof(T) == 2) {
-      const bool packs = reinterpret_cast<uintptr_t>(args.queries) % 16 == 0 && args.q_stride % 8 == 0 && args.q_dtype == cache_dtype;
-      if (packs && args.head_dim == 64) return body(Tag<WindowMma<T, 64>>());
-      if (packs && args.head_dim == 128) return body(Tag<WindowMma<T, 128>>());
-    }
-    body(Tag<WindowFma<T>>());
-  });
-}
-
 template <class T, int Width>
 __global__ void __launch_bounds__(kThreads) row_norms_kernel(KvSeq* sequence, int layer, int what, int p, int head_dim, int rows, float* out, int64_t stride) {
   const int row = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -1,8 +1,8 @@
-// Where the window's queries attend to: sums of their probabilities by key (columns) and by distance (diagonals), whole and by blocks. One
-// pass over the keys for each query's log-sum-exp, one for the sums of a tile of keys; a diagonal's tiles are added in order.
+// Where the window's queries attend to: sums of their probabilities by key (columns) and by distance (diagonals), whole and by blocks. Two
+// passes over the keys for each query's norm, one for the sums of a tile of keys; a diagonal's tiles are added in order.
 #include "../core/cuda.h"
 #include "../device/reduce.cuh"
-#include "../device/vec.cuh"
+#include "../device/window_norms.cuh"
 #include "ops.h"
 
 namespace kva {
@@ -10,79 +10,73 @@ namespace {
 
 using namespace device;
 
-constexpr int kThreads = 256, kKeys = 64;
+constexpr int kThreads = kWindowThreads, kWarps = kWindowWarps, kKeys = kWindowRows;
+constexpr float kLog2E = 1.4426950408889634f;
 
 struct WindowSumsArgs {
-  KvSeq* sequence;
-  const void* queries;
-  int64_t q_stride;
-  int layer, group, head_dim, length, window;
-  float scale;
-  float* lse;      // [heads, window]
+  int length, window, tiles;
   float* partial;  // [heads, tiles, window + kKeys - 1]: sums along the diagonals of a tile
   float *columns, *diagonals;  // [heads, length]
   int64_t column_stride, diagonal_stride;
-  int tiles;
   __device__ __forceinline__ int width() const { return window + kKeys - 1; }
 };
 
-template <class Q, class K>
-struct Scorer {
-  const Q* q;
-  const K* k;
-  const WindowSumsArgs& args;
-  __device__ Scorer(const WindowSumsArgs& args, int head)
-      : q(static_cast<const Q*>(args.queries) + int64_t(head) * args.head_dim),
-        k(static_cast<const K*>(layer_heads(args.sequence, args.layer)[head / args.group].k)),
-        args(args) {}
-  __device__ __forceinline__ float score(int i, int j) const {
-    const Q* a = q + i * args.q_stride;
-    const K* b = k + int64_t(j) * args.head_dim;
-    float sum = 0;
-    for (int d = 0; d < args.head_dim; ++d) sum = fmaf(widen(a[d]), widen(b[d]), sum);
-    return sum * args.scale;
-  }
-};
-
-// Grid: window queries, heads.
-template <class Q, class K>
-__global__ void __launch_bounds__(kThreads) window_lse_kernel(const WindowSumsArgs args) {
-  __shared__ float shared[kThreads / 32];
-  const Scorer<Q, K> scorer(args, blockIdx.y);
-  const int end = args.length - args.window + blockIdx.x + 1;
-  float top = -INFINITY, sum = 0;
-  for (int j = threadIdx.x; j < end; j += kThreads) {
-    const float score = scorer.score(blockIdx.x, j), before = top;
-    top = fmaxf(top, score);
-    sum = sum * expf(before - top) + expf(score - top);
-  }
-  const float most = block_max<kThreads>(top, shared);
-  sum = block_sum<kThreads>(top == -INFINITY ? 0 : sum * expf(top - most), shared);
-  if (threadIdx.x == 0) args.lse[blockIdx.y * args.window + blockIdx.x] = most + logf(sum);
+// One warp: sums along the diagonals of probabilities [16 keys, 8 queries], of which this lane holds p, to `diagonals` [window + 15], where
+// key r and query i meet at r - i + window - 1.
+__device__ __forceinline__ void add_diagonals(const float (&p)[4], float (&square)[16][9], float* diagonals, int first_query, int window) {
+  const int lane = threadIdx.x % 32, group = lane / 4, quad = lane % 4, t = lane - 7, at = t - first_query + window - 1;
+  __syncwarp();  // the square before is read
+#pragma unroll
+  for (int i = 0; i < 4; ++i) square[group + i / 2 * 8][quad * 2 + i % 2] = p[i];
+  __syncwarp();
+  if (t > 15 || at < 0) return;
+  float sum = 0;
+#pragma unroll
+  for (int c = 0; c < 8; ++c)
+    if (t + c >= 0 && t + c < 16) sum += square[t + c][c];
+  diagonals[at] += sum;
 }
 
-// Grid: tiles of keys, heads. Shared: probabilities [window, kKeys].
-template <class Q, class K>
-__global__ void __launch_bounds__(kThreads) window_tile_kernel(const WindowSumsArgs args) {
-  extern __shared__ float probs[];
-  const Scorer<Q, K> scorer(args, blockIdx.y);
-  const int base = blockIdx.x * kKeys, w = args.window;
-  const float* lse = args.lse + blockIdx.y * w;
-  for (int at = threadIdx.x; at < w * kKeys; at += kThreads) {
-    const int i = at / kKeys, j = base + at % kKeys;
-    probs[at] = j <= args.length - w + i ? expf(scorer.score(i, j) - lse[i]) : 0;
-  }
-  __syncthreads();
-  if (threadIdx.x < kKeys && base + static_cast<int>(threadIdx.x) < args.length) {
-    float sum = 0;
-    for (int i = 0; i < w; ++i) sum += probs[i * kKeys + threadIdx.x];
-    args.columns[blockIdx.y * args.column_stride + base + threadIdx.x] = sum / w;
-  }
-  float* to = args.partial + (int64_t(blockIdx.y) * args.tiles + blockIdx.x) * args.width();
-  for (int d = threadIdx.x; d < args.width(); d += kThreads) {  // key - query = d - (w - 1)
-    float sum = 0;
-    for (int i = max(0, w - 1 - d); i < w && i + d - (w - 1) < kKeys; ++i) sum += probs[i * kKeys + i + d - (w - 1)];
-    to[d] = sum;
+// Grid: tiles of keys, KV heads; a warp has 16 keys and takes the group's heads in turn. Shared: diagonals [kWarps, window + 15].
+template <class Scorer>
+__global__ void __launch_bounds__(kThreads) window_tile_kernel(const WindowArgs args, const WindowSumsArgs sums) {
+  extern __shared__ float memory[];
+  __shared__ float squares[kWarps][16][9];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4, own = args.window + 15;
+  const int base = blockIdx.x * kKeys, first = base + warp * 16, per_group = args.heads / args.kv_heads;
+  const Scorer scorer(args, layer_heads(args.sequence, args.layer)[blockIdx.y].k, first);
+  for (int head = blockIdx.y * per_group; head < static_cast<int>(blockIdx.y + 1) * per_group; ++head) {
+    for (int i = threadIdx.x; i < kWarps * own; i += kThreads) memory[i] = 0;
+    __syncthreads();
+    float columns[2] = {};
+    for (int query = 0; query < args.window; query += 8) {
+      float p[4];
+      scorer.score(args, head, query, p);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int of = query + quad * 2 + i % 2, row = first + group + i / 2 * 8;
+        const float2 norm = args.norms[head * args.window + min(of, args.window - 1)];
+        p[i] = of < args.window && row <= args.length - args.window + of ? exp2f(p[i] - norm.x) * norm.y : 0;
+        columns[i / 2] += p[i];
+      }
+      add_diagonals(p, squares[warp], memory + warp * own, query, args.window);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      columns[r] += __shfl_xor_sync(kAllLanes, columns[r], 1);
+      columns[r] += __shfl_xor_sync(kAllLanes, columns[r], 2);
+      const int row = first + group + r * 8;
+      if (quad == 0 && row < args.length) sums.columns[head * sums.column_stride + row] = columns[r] / args.window;
+    }
+    __syncthreads();
+    float* to = sums.partial + (int64_t(head) * sums.tiles + blockIdx.x) * sums.width();
+    for (int d = threadIdx.x; d < sums.width(); d += kThreads) {
+      float sum = 0;
+      for (int w = 0; w < kWarps; ++w)
+        if (d - w * 16 >= 0 && d - w * 16 < own) sum += memory[w * own + d - w * 16];
+      to[d] = sum;
+    }
+    __syncthreads();
   }
 }
 
@@ -121,32 +115,35 @@ void window_sums(Context& context, Kv& kv, int32_t layer, Matrix queries, float 
                  Matrix column_blocks, Matrix diagonal_blocks) {
   const KvShape& shape = kv.shape;
   const cudaStream_t stream = stream_of(context);
-  WindowSumsArgs args = {kv.table, queries.data, queries.stride, layer, shape.group(), shape.head_dim, kv.shared_length(layer), queries.rows, scale};
-  args.tiles = divide_up(args.length, kKeys);
-  const int64_t sums = int64_t(shape.heads) * args.length, partial = int64_t(shape.heads) * args.tiles * (args.window + kKeys - 1);
-  float* scratch = static_cast<float*>(context.scratch((shape.heads * int64_t(args.window) + partial + 2 * sums) * int64_t(sizeof(float))));
-  args.lse = scratch;
-  args.partial = args.lse + shape.heads * int64_t(args.window);
-  args.columns = columns ? columns.row<float>(0) : args.partial + partial;
-  args.column_stride = columns ? columns.stride : args.length;
-  args.diagonals = diagonals ? diagonals.row<float>(0) : args.partial + partial + sums;
-  args.diagonal_stride = diagonals ? diagonals.stride : args.length;
-  const int64_t bytes = int64_t(args.window) * kKeys * sizeof(float);
-  with_device_type(shape.dtype, [&](auto k) {
-    with_device_type(queries.dtype, [&](auto q) {
-      using Q = decltype(q);
-      using K = decltype(k);
-      window_lse_kernel<Q, K><<<dim3(args.window, shape.heads), kThreads, 0, stream>>>(args);
-      check_launch();
-      allow_shared<window_tile_kernel<Q, K>>(bytes);
-      window_tile_kernel<Q, K><<<dim3(args.tiles, shape.heads), kThreads, bytes, stream>>>(args);
-      check_launch();
-    });
+  const int length = kv.shared_length(layer), window = queries.rows, tiles = divide_up(length, kKeys);
+  WindowArgs args = {kv.table, queries.data, queries.stride, queries.dtype, layer, shape.heads, shape.kv_heads, shape.head_dim, length, window, scale * kLog2E};
+  WindowSumsArgs sums = {length, window, tiles};
+  const int64_t rows = int64_t(shape.heads) * window, all = int64_t(shape.heads) * length;
+  const int64_t norms = 2 * rows, queries_partial = 2 * rows * tiles, partial = int64_t(shape.heads) * tiles * (window + kKeys - 1);
+  // the queries' partial sums are read before the tiles' are written
+  float* scratch = static_cast<float*>(context.scratch((norms + std::max(queries_partial, partial) + 2 * all) * int64_t(sizeof(float))));
+  args.norms = reinterpret_cast<float2*>(scratch);
+  args.partial = reinterpret_cast<float2*>(scratch + norms);
+  sums.partial = scratch + norms;
+  float* own = scratch + norms + std::max(queries_partial, partial);
+  sums.columns = columns ? columns.row<float>(0) : own;
+  sums.column_stride = columns ? columns.stride : length;
+  sums.diagonals = diagonals ? diagonals.row<float>(0) : own + all;
+  sums.diagonal_stride = diagonals ? diagonals.stride : length;
+  with_scorer(shape.dtype, args, [&](auto tag) {
+    using Scorer = typename decltype(tag)::type;
+    window_sums_kernel<Scorer><<<dim3(tiles, shape.kv_heads), kThreads, 0, stream>>>(args);
+    check_launch();
+    window_norms_kernel<<<divide_up(int(rows), 32), kThreads, 0, stream>>>(args, tiles);
+    check_launch();
+    const int64_t bytes = int64_t(kWarps) * (window + 15) * sizeof(float);
+    window_tile_kernel<Scorer><<<dim3(tiles, shape.kv_heads), kThreads, bytes, stream>>>(args, sums);
+    check_launch();
   });
-  window_diagonals_kernel<<<dim3(divide_up(args.length, kThreads), shape.heads), kThreads, 0, stream>>>(args);
+  window_diagonals_kernel<<<dim3(divide_up(length, kThreads), shape.heads), kThreads, 0, stream>>>(sums);
   check_launch();
-  pool_blocks(args.columns, args.column_stride, args.length, block, false, column_blocks, stream);
-  pool_blocks(args.diagonals, args.diagonal_stride, args.length, block, true, diagonal_blocks, stream);
+  pool_blocks(sums.columns, sums.column_stride, length, block, false, column_blocks, stream);
+  pool_blocks(sums.diagonals, sums.diagonal_stride, length, block, true, diagonal_blocks, stream);
 }
 
 }  // namespace kva
