@@ -1,5 +1,6 @@
 // The speed table of a card in under eight minutes: what a layer and whole models take, beside floors from measured ceilings and the targets.
-// usage: make bench [OUT=folder]; BENCH=layer,end,methods,scaling,limit picks parts; without a GPU a short table of the CPU build is made.
+// usage: make bench [OUT=folder]; BENCH=layer,end,methods,scaling,limit picks parts, BENCH_ROWS=131072 lengths of the
+// layer part; without a GPU a short table of the CPU build is made.
 import { mkdirSync } from "node:fs";
 import type { ModelConfig } from "../src/model/config.ts";
 import { shapeConfig } from "../src/model/shapes.ts";
@@ -17,7 +18,8 @@ const evictors = ["SnapKV", "H2O", "StreamingLLM", "L2Compress", "PyramidKV", "C
 
 function layerRows(device: string, config: ModelConfig, top: Ceilings): Row[] {
   const rows: Row[] = [];
-  for (const length of [4 * K, 16 * K, 32 * K, 64 * K, 128 * K]) {
+  const lengths = process.env.BENCH_ROWS?.split(",").map(Number) ?? [4 * K, 16 * K, 32 * K, 64 * K, 128 * K];
+  for (const length of lengths) {
     const bench = new LayerBench(device, config, top, length);
     try {
       const dense = bench.attention();
