@@ -96,6 +96,7 @@ BUN := $(or $(shell command -v bun 2>/dev/null),node_modules/.bin/bun)
 INSTALLED := node_modules/.installed
 
 # The lock file's hash stands in the stamp: where the packages are as locked, no registry is asked.
+## make packages  installs bun and the packages, as locked
 .PHONY: packages installed
 packages:
 	@test "$$(cat $(INSTALLED) 2>/dev/null)" = "$$(cksum < bun.lock)" || $(MAKE) -s install

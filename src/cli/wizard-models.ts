@@ -7,8 +7,9 @@ import { hubCache, locateModel } from "../model/locate.ts";
 import { KvaError } from "../native/error.ts";
 import type { ModelChoice } from "./wizard-types.ts";
 
-/** Bytes of the safetensors files of a directory. */
+/** Bytes of a directory's safetensors files, or of a GGUF file. */
 export function weightBytes(dir: string): number {
+  if (statSync(dir).isFile()) return statSync(dir).size;
   const files = readdirSync(dir).filter((file) => file.endsWith(".safetensors"));
   return files.reduce((sum, file) => sum + (statSync(join(dir, file), { throwIfNoEntry: false })?.size ?? 0), 0);
 }
