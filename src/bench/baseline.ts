@@ -1,7 +1,7 @@
 // A run against a recorded one: less accurate, slower or larger than it by more than noise is an error with every figure.
 import { readFileSync } from "node:fs";
 import * as v from "valibot";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { formatBytes, formatCount, formatMs } from "./format.ts";
 
 const interval = v.tuple([v.number(), v.number()]);
@@ -64,7 +64,7 @@ function recorded(source: { cells: unknown } | string): RecordedCells {
     try {
       value = JSON.parse(readFileSync(source, "utf8"));
     } catch (cause) {
-      throw new KvaError("data", `${source} cannot be read as results.json: ${(cause as Error).message}`, { cause });
+      throw new KvaError("data", `${source} cannot be read as results.json: ${reason(cause)}`, { cause });
     }
   }
   const result = v.safeParse(v.looseObject({ cells: cellsSchema }), value);

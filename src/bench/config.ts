@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import * as v from "valibot";
 import { isMap, isNode, LineCounter, type Pair, parseDocument } from "yaml";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { match, suggestion } from "../plugin/nearest.ts";
 import {
   type BenchmarkConfig,
@@ -172,7 +172,7 @@ export function readBenchmarkConfig(path: string): BenchmarkConfig {
   try {
     text = readFileSync(path, "utf8");
   } catch (error) {
-    throw new KvaError("usage", `${path} cannot be read: ${(error as Error).message}`, { cause: error });
+    throw new KvaError("usage", `${path} cannot be read: ${reason(error)}`, { cause: error });
   }
   return parseBenchmarkConfig(text, path);
 }

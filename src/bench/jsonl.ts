@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { match } from "../plugin/nearest.ts";
 import { type RulerTask, rulerTask, rulerTaskNames } from "./ruler-tasks.ts";
 import { inlineExample, type Sample, userText } from "./sample.ts";
@@ -163,7 +163,7 @@ export function readRulerFile(path: string, options: RulerFileOptions = {}): Sam
   try {
     content = readFileSync(path, "utf8");
   } catch (error) {
-    throw new KvaError("data", `${path} cannot be read: ${(error as Error).message}`, { cause: error });
+    throw new KvaError("data", `${path} cannot be read: ${reason(error)}`, { cause: error });
   }
   const samples: Sample[] = [];
   let line = 0;

@@ -1,7 +1,7 @@
 // Our wording of LongBench's prompts, and other wordings from a JSON map of data set to template with {context} and {input}.
 import { readFileSync } from "node:fs";
 import * as v from "valibot";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { match, suggestion } from "../plugin/nearest.ts";
 import { longbenchDefaults } from "./longbench-tasks.ts";
 
@@ -58,7 +58,7 @@ function readPrompts(path: string): Record<string, string> {
   try {
     content = JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
-    throw new KvaError("usage", `prompt_file ${path} cannot be read as JSON: ${(error as Error).message}`, {
+    throw new KvaError("usage", `prompt_file ${path} cannot be read as JSON: ${reason(error)}`, {
       cause: error,
     });
   }

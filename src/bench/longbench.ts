@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { promptParts } from "./longbench-prompts.ts";
 import { retrievalForms } from "./longbench-score.ts";
 import { standIn } from "./longbench-stand-in.ts";
@@ -58,7 +58,7 @@ export function readLongbenchFile(path: string, name: string, limit = Infinity):
   try {
     content = readFileSync(path, "utf8");
   } catch (error) {
-    throw new KvaError("data", `${path} cannot be read: ${(error as Error).message}`, { cause: error });
+    throw new KvaError("data", `${path} cannot be read: ${reason(error)}`, { cause: error });
   }
   const records: LongbenchRecord[] = [];
   let number = 0;

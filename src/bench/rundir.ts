@@ -13,7 +13,7 @@ import {
 import { type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import * as v from "valibot";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import type { KeptRow } from "./kept-rows.ts";
 import { takeLock } from "./lock.ts";
 import { identity, type Row, rowSchema, type TimingRow } from "./rows.ts";
@@ -52,7 +52,7 @@ export class RunDirectory {
     try {
       mkdirSync(path, { recursive: true });
     } catch (cause) {
-      throw new KvaError("io", `the run directory ${path} cannot be made: ${(cause as Error).message}`, { cause });
+      throw new KvaError("io", `the run directory ${path} cannot be made: ${reason(cause)}`, { cause });
     }
     const release = locked(path);
     try {
@@ -102,7 +102,7 @@ export class RunDirectory {
       closeSync(handle);
       renameSync(draft, path);
     } catch (cause) {
-      throw new KvaError("io", `${path} cannot be written: ${(cause as Error).message}`, { cause });
+      throw new KvaError("io", `${path} cannot be written: ${reason(cause)}`, { cause });
     }
   }
 
@@ -125,7 +125,7 @@ export class RunDirectory {
       await handle.datasync();
     } catch (cause) {
       this.appenders.delete(name);
-      throw new KvaError("io", `${join(this.path, name)} cannot be written: ${(cause as Error).message}`, { cause });
+      throw new KvaError("io", `${join(this.path, name)} cannot be written: ${reason(cause)}`, { cause });
     }
   }
 }
@@ -135,7 +135,7 @@ function locked(path: string): () => void {
     return takeLock(path);
   } catch (cause) {
     if (cause instanceof KvaError) throw cause;
-    throw new KvaError("io", `the run directory ${path} cannot be written: ${(cause as Error).message}`, { cause });
+    throw new KvaError("io", `the run directory ${path} cannot be written: ${reason(cause)}`, { cause });
   }
 }
 

@@ -7,7 +7,7 @@ import { KvaError } from "../native/error.ts";
 import { modelInfo, readMethods, readModel, setUpEngine } from "./engine-setup.ts";
 import { Interrupted, interruptible } from "./interrupt.ts";
 import type { EngineFlags, MethodFlags } from "./options.ts";
-import { renderTables, type TableFormat } from "./output.ts";
+import { renderTables, type TableFormat, tell } from "./output.ts";
 
 interface BenchFlags extends EngineFlags, MethodFlags {
   n_prompt?: number[];
@@ -60,7 +60,7 @@ export async function bench(flags: BenchFlags): Promise<void> {
           ),
         );
         const row = rows.at(-1)!;
-        console.error(`${rows.length}/${tests.length} ${row.method} ${testName(row)}: ${rate(row)}`);
+        tell(`${rows.length}/${tests.length} ${row.method} ${testName(row)}: ${rate(row)}`);
       }
     });
   } catch (error) {

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { KvaError } from "../native/error.ts";
 import { type Backend, libraryPath } from "../native/library.ts";
+import { tell } from "./output.ts";
 
 const root = join(import.meta.dir, "..", "..");
 
@@ -26,10 +27,10 @@ export async function ensureLibraries(): Promise<void> {
     try {
       return await build("cuda");
     } catch (error) {
-      console.error(`${(error as Error).message}; running on the CPU`);
+      tell(`${(error as Error).message}; running on the CPU`);
     }
   } else {
-    console.error(
+    tell(
       "There is a GPU, but no CUDA compiler to build the library for it: install the CUDA toolkit (12.4 or later, " +
         "nvcc on PATH or under CUDA_HOME), then run make cuda. Running on the CPU.",
     );
@@ -37,7 +38,7 @@ export async function ensureLibraries(): Promise<void> {
 }
 
 async function build(backend: Backend): Promise<void> {
-  console.error(`The ${backend} library is not there yet: running make ${backend}`);
+  tell(`The ${backend} library is not there yet: running make ${backend}`);
   if (Bun.which("make") === null) {
     throw new KvaError("device", `make ${backend} cannot run: there is no make on PATH (install make and g++)`);
   }

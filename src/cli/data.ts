@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { benchmarkCells, cellSamples } from "../bench/dataset.ts";
 import { sampleLine } from "../bench/jsonl.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { readModel } from "./engine-setup.ts";
+import { tell } from "./output.ts";
 import { type RunFlags, readSettings } from "./settings.ts";
 
 export async function data(flags: RunFlags): Promise<void> {
@@ -23,7 +24,7 @@ export async function data(flags: RunFlags): Promise<void> {
     if (folder === undefined) continue;
     const path = join(folder, String(cell.length), `${cell.task}.jsonl`);
     await write(path, join(folder, String(cell.length)), lines);
-    console.error(`${path}: ${lines.length} samples`);
+    tell(`${path}: ${lines.length} samples`);
   }
 }
 
@@ -32,6 +33,6 @@ async function write(path: string, folder: string, lines: string[]): Promise<voi
     mkdirSync(folder, { recursive: true });
     await Bun.write(path, lines.join(""));
   } catch (cause) {
-    throw new KvaError("io", `${path} cannot be written: ${(cause as Error).message}`, { cause });
+    throw new KvaError("io", `${path} cannot be written: ${reason(cause)}`, { cause });
   }
 }

@@ -6,7 +6,7 @@ import { renderTerminal, text } from "../bench/table.ts";
 import { KvaError } from "../native/error.ts";
 import { type Backend, libraryPath, openLibrary } from "../native/library.ts";
 import { ensureLibraries } from "./build.ts";
-import { terminal } from "./output.ts";
+import { tell, terminal } from "./output.ts";
 
 export interface DeviceEntry {
   /** as --device takes it: `cpu:0`, `cuda:1` */
@@ -64,7 +64,7 @@ export async function devices(flags: { json?: boolean }): Promise<void> {
   const report = deviceReport();
   if (flags.json) {
     const { notes, ...rest } = report;
-    for (const note of notes) console.error(note);
+    for (const note of notes) tell(note);
     process.stdout.write(`${JSON.stringify(rest, null, 2)}\n`);
     return;
   }

@@ -3,14 +3,15 @@ import { readFileSync } from "node:fs";
 import * as v from "valibot";
 import type { ModelConfig } from "../model/config.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
+import { tell } from "./output.ts";
 
 /** A text file; `-` is stdin. */
 export function readText(path: string, flag: string): string {
   try {
     return readFileSync(path === "-" ? 0 : path, "utf8");
   } catch (cause) {
-    throw new KvaError("data", `${flag} ${path} cannot be read: ${(cause as Error).message}`, { cause });
+    throw new KvaError("data", `${flag} ${path} cannot be read: ${reason(cause)}`, { cause });
   }
 }
 
@@ -81,7 +82,6 @@ export function roomFor(promptTokens: number, wanted: number, config: ModelConfi
       `the prompt has ${promptTokens} tokens; the model takes ${config.contextLength}, the answer included`,
     );
   }
-  if (room < wanted)
-    console.error(`${wanted} new tokens do not fit: the model's ${config.contextLength} leave ${room}`);
+  if (room < wanted) tell(`${wanted} new tokens do not fit: the model's ${config.contextLength} leave ${room}`);
   return Math.min(room, wanted);
 }

@@ -1,4 +1,6 @@
 // `accel` in a terminal: the wizard, then the run that it asked for.
+
+import { tell } from "./output.ts";
 import { runWizard } from "./prompts.ts";
 import { wizardFacts } from "./wizard-facts.ts";
 import { readMemory, rememberAnswers, rememberModel } from "./wizard-memory.ts";
@@ -17,7 +19,7 @@ export async function openWizard(): Promise<number> {
   try {
     await run({ ...flags, acceleration: flags.acceleration.length > 0 ? flags.acceleration : ["Full"] });
   } finally {
-    console.error(`The same again: ${repeatCommand(flags)}`);
+    tell(`The same again: ${repeatCommand(flags)}`);
   }
   return Number(process.exitCode ?? 0);
 }

@@ -2,6 +2,11 @@
 import type { TerminalOptions } from "../bench/table.ts";
 import { renderCsv, renderJsonLines, renderMarkdown, renderTerminal, type TableData } from "../bench/table.ts";
 
+/** A line for people, on stderr; bun's console.error would print it in red, as if it were an error. */
+export function tell(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
 /** Colour only on a terminal, and never where NO_COLOR is set. */
 export function colourOn(stream: NodeJS.WriteStream): boolean {
   return stream.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";

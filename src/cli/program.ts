@@ -55,6 +55,10 @@ function rethrow(command: Command, error: CommanderError): never {
     throw new KvaError("usage", `${fullName(command)}: it takes a command, ${names}`);
   }
   const message = error.message.replace(/^error: /, "");
+  if (error.code === "commander.missingArgument") {
+    const wanted = command.registeredArguments.map((one) => `${one.name()} (${one.description})`);
+    throw new KvaError("usage", `${fullName(command)}: it takes ${wanted.join(" and ")}`);
+  }
   const quoted = message.match(/'([^']*)'/)?.[1] ?? "";
   const known = (options: readonly Option[]) => options.map((option) => option.long ?? option.short ?? "");
   let hint = "";
@@ -171,13 +175,15 @@ function addMethods(program: Command): Command {
 function addPlugin(program: Command): Command {
   const plugin = program.command("plugin").description("a new plugin file, and the promises that one must keep");
   plugin
-    .command("new <name>")
+    .command("new")
     .description("writes a commented plugin file that runs as it stands")
+    .argument("<name>", "of the method, as in MyMethod")
     .option("--plugin_dir <dir>", "the folder; default: the plugins/ of kvaccel")
     .action(async (name, { plugin_dir }) => (await import("./plugin-new.ts")).pluginNew(name, plugin_dir));
   plugin
-    .command("check <file>")
+    .command("check")
     .description("checks a plugin on the CPU with a tiny random model: one line per promise")
+    .argument("<file>", "a plugin file, as in plugins/my-method.ts")
     .action(async (file) => {
       process.exitCode = await (await import("./plugin-check.ts")).pluginCheck(file);
     });

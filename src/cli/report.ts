@@ -1,7 +1,7 @@
 // `accel report`: run directories as one HTML file; and report.html at the end of a run.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { makeReport } from "../report/report.ts";
 
 export interface ReportFlags {
@@ -19,7 +19,7 @@ export async function report(directories: readonly string[], flags: ReportFlags)
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, html);
   } catch (cause) {
-    throw new KvaError("io", `${path} cannot be written: ${(cause as Error).message}`, { cause });
+    throw new KvaError("io", `${path} cannot be written: ${reason(cause)}`, { cause });
   }
   process.stdout.write(`${path}\n`);
   if (flags.open) await openFile(path);

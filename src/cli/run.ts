@@ -6,7 +6,7 @@ import { accuracyTable, costTable } from "../bench/tables.ts";
 import { execute, type RunReport } from "./execute.ts";
 import { Interrupted, type Interrupts, listenForInterrupts } from "./interrupt.ts";
 import { type Keys, listenForKeys } from "./keys.ts";
-import { colourOn, renderTables } from "./output.ts";
+import { colourOn, renderTables, tell } from "./output.ts";
 import { type RunFlags, readSettings, type Settings } from "./settings.ts";
 import { watchPlugins } from "./watch.ts";
 import { rememberSpeed, speedKey } from "./wizard-memory.ts";
@@ -15,7 +15,7 @@ export async function run(flags: RunFlags): Promise<void> {
   const settings = readSettings(flags);
   const watching = flags.watch === true;
   const steering = new Steering(watching);
-  let say = (text: string) => console.error(text);
+  let say = (text: string) => tell(text);
   let live: Live | undefined;
   let keys: Keys | undefined;
   let watcher: Promise<{ close(): void }> | undefined;
@@ -101,17 +101,15 @@ function print(report: RunReport, { output }: Settings): void {
 
 function finish({ path, failed, outcome }: RunReport, watching: boolean): void {
   if (outcome.interrupted && !(watching && outcome.missing === 0)) {
-    console.error(`Interrupted: ${outcome.missing} measurements are left. The same command goes on (${path}).`);
+    tell(`Interrupted: ${outcome.missing} measurements are left. The same command goes on (${path}).`);
     throw new Interrupted();
   }
   if (failed > 0)
-    console.error(`${failed} measurements failed: their rows in ${path} say why; the same command tries them again.`);
+    tell(`${failed} measurements failed: their rows in ${path} say why; the same command tries them again.`);
   if (outcome.missing > 0) {
-    console.error(
-      `${outcome.missing} measurements were not made: ${outcome.failures.join("; ")}. The same command goes on.`,
-    );
+    tell(`${outcome.missing} measurements were not made: ${outcome.failures.join("; ")}. The same command goes on.`);
   }
-  if (outcome.skipped > 0) console.error(`${outcome.skipped} measurements were skipped; the same command runs them.`);
+  if (outcome.skipped > 0) tell(`${outcome.skipped} measurements were skipped; the same command runs them.`);
   if (failed > 0 || outcome.missing > 0) process.exitCode = 1;
-  console.error(`Report, rows, times, manifest and results.json: ${path}`);
+  tell(`Report, rows, times, manifest and results.json: ${path}`);
 }

@@ -6,6 +6,7 @@ import { readMethod, readModel, setUpEngine } from "./engine-setup.ts";
 import { oneOf, readIds, readText } from "./input.ts";
 import { interruptible } from "./interrupt.ts";
 import type { EngineFlags, MethodFlags } from "./options.ts";
+import { tell } from "./output.ts";
 
 interface ScoreFlags extends EngineFlags, MethodFlags {
   text_file?: string;
@@ -28,7 +29,7 @@ export async function score(flags: ScoreFlags): Promise<void> {
   const ids = flag === "--ids_file" ? readIds(path, config) : tokenizer.encode(readText(path, flag));
   checkLength(ids.length, flags.prompt_tokens, config.contextLength);
   if (flags.prompt_tokens === undefined && method.parts.length > 0) {
-    console.error(
+    tell(
       "Without --prompt_tokens all tokens are prefilled before the method keeps or drops anything: an evicting method equals Full.",
     );
   }

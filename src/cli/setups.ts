@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, extname, join } from "node:path";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 
 /** `~/.config/kvaccel/setups`, or under XDG_CONFIG_HOME */
 export function setupFolder(): string {
@@ -36,7 +36,7 @@ export function writeSetup(name: string, yaml: string): string {
     mkdirSync(setupFolder(), { recursive: true });
     writeFileSync(path, `# kvaccel setup: accel run --cfg_path ${name}\n${yaml}`);
   } catch (cause) {
-    throw new KvaError("io", `the setup cannot be written to ${path}: ${(cause as Error).message}`, { cause });
+    throw new KvaError("io", `the setup cannot be written to ${path}: ${reason(cause)}`, { cause });
   }
   return path;
 }

@@ -63,13 +63,23 @@ export function* setupQuestions(facts: WizardFacts, given: Answers, before: Answ
     kind: "one",
     id: "model",
     message: "Model",
-    choices: [...facts.models, { value: "other", label: "another", hint: "a directory with config.json and weights, or a GGUF file" }],
+    choices: [
+      ...facts.models,
+      { value: "other", label: "another", hint: "a directory with config.json and weights, or a GGUF file" },
+    ],
     initial: initial(before.model, facts.models[0]?.value),
   };
   if (given.model === "other") {
     const check: Check<string> = (path) => sentence(() => facts.readModel(path));
     const start = String(before.model_path ?? `${process.cwd()}/`);
-    yield { kind: "path", id: "model_path", message: "Model directory or GGUF file", directory: false, initial: start, check };
+    yield {
+      kind: "path",
+      id: "model_path",
+      message: "Model directory or GGUF file",
+      directory: false,
+      initial: start,
+      check,
+    };
   }
   yield deviceQuestion(facts, before);
   const devices = [given.device ?? []].flat();

@@ -1,7 +1,7 @@
 // JSON files of a model directory: read, parsed and checked by a schema, with errors that name file, key and value.
 import { readFileSync } from "node:fs";
 import * as v from "valibot";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 
 /** The parsed content of a file; the error names the file, and the place where the text is broken. */
 export function readJson(path: string): unknown {
@@ -9,7 +9,7 @@ export function readJson(path: string): unknown {
   try {
     text = readFileSync(path, "utf8");
   } catch (error) {
-    throw new KvaError("model", `${path} cannot be read: ${(error as Error).message}`, { cause: error });
+    throw new KvaError("model", `${path} cannot be read: ${reason(error)}`, { cause: error });
   }
   try {
     return JSON.parse(text);

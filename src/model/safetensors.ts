@@ -2,7 +2,7 @@
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { checked, readJson, shown } from "./json.ts";
 
 export interface StoredTensor {
@@ -148,7 +148,7 @@ function open(file: string): number {
   try {
     return openSync(file, "r");
   } catch (error) {
-    throw new KvaError("model", `${file} cannot be opened: ${(error as Error).message}`, { cause: error });
+    throw new KvaError("model", `${file} cannot be opened: ${reason(error)}`, { cause: error });
   }
 }
 

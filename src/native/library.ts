@@ -2,7 +2,7 @@
 import { dlopen } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type ErrorCode, KvaError } from "./error.ts";
+import { type ErrorCode, KvaError, reason } from "./error.ts";
 import { symbols } from "./symbols.ts";
 
 export type Backend = "cpu" | "cuda";
@@ -127,7 +127,7 @@ function openChecked(path: string): Symbols {
   try {
     native = open(path);
   } catch (cause) {
-    throw new KvaError("device", `${path} cannot be opened: ${(cause as Error).message}; rebuild it with make`, {
+    throw new KvaError("device", `${path} cannot be opened: ${reason(cause)}; rebuild it with make`, {
       cause,
     });
   }

@@ -1,7 +1,7 @@
 // Finds plugin files, loads them, and reloads them when they change. A broken file disturbs no other.
 import { type FSWatcher, readdirSync, realpathSync, watch } from "node:fs";
 import { basename, delimiter, join, resolve } from "node:path";
-import { KvaError } from "../native/error.ts";
+import { KvaError, reason } from "../native/error.ts";
 import { evaluate } from "./evaluate.ts";
 import type { Needs, Plugin } from "./index.ts";
 import { readKnownGood, writeKnownGood } from "./known-good.ts";
@@ -38,7 +38,7 @@ function pluginFiles(dir: string): string[] {
   try {
     names = readdirSync(dir);
   } catch (error) {
-    throw new KvaError("usage", `plugin folder ${dir} cannot be read: ${(error as Error).message}`);
+    throw new KvaError("usage", `plugin folder ${dir} cannot be read: ${reason(error)}`);
   }
   return names
     .filter((name) => /^[^._].*\.ts$/.test(name) && !/\.(d|test)\.ts$/.test(name))

@@ -59,8 +59,17 @@ export function keptSamples(runs: readonly RunData[], asked: readonly string[] =
   }
   const missing = asked.find((id) => !samples.some((sample) => sample.id === id));
   if (missing === undefined) return samples;
-  const hint = known.size === 0 ? "no run has any: accel run --log_kept writes them" : suggestion(missing, [...known]);
+  const hint =
+    known.size === 0
+      ? "no run has any: accel run --log_kept writes them"
+      : suggestion(missing, nearSamples(missing, [...known]));
   throw new KvaError("usage", `--sample ${missing}: there are no kept positions of that sample; ${hint}`);
+}
+
+/** Of many samples those of the same task. */
+function nearSamples(id: string, known: readonly string[]): string[] {
+  const same = known.filter((other) => other.split("/")[0] === id.split("/")[0]);
+  return (same.length > 0 ? same : known).slice(0, 8);
 }
 
 const rangesSize = (methods: readonly KeptMethod[]) =>
