@@ -48,6 +48,7 @@ test("a run prints both tables and leaves a directory that says how each number 
     "kept_SnapKV_niah_single_2_512.jsonl",
     "kept_SnapKV_vt_512.jsonl",
     "manifest.json",
+    "predictions",
     "report.html",
     "results.json",
     "samples_Full_niah_single_2_512.jsonl",
@@ -164,7 +165,7 @@ export default definePlugin({
   const words = ["--cfg_path", small(), "--output_path", folder(), "--plugin_dir", plugins, "--acceleration", "Breaks"];
   const { code, out, err } = await accel("run", ...words, "--num_samples", "1", "-o", "md");
   expect(code).toBe(1);
-  expect(out).toMatch(/\| 512 \| 0-2 \| 100\.0 \[100, 100\] \| error \|/);
+  expect(out).toMatch(/\| 512 \| 0-2 \| 100\.0 \| error \|/);
   expect(err).toContain("this is how it breaks");
 });
 
