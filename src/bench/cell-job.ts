@@ -101,10 +101,9 @@ const sourceRemarks = {
   "official-file": undefined,
 };
 
-function remark({ prompt, truncated }: ReadySample, config: BenchmarkConfig, remarks: Set<string>): void {
+function remark({ prompt }: ReadySample, config: BenchmarkConfig, remarks: Set<string>): void {
   const source = sourceRemarks[sourceOf(config)];
   if (source !== undefined) remarks.add(source);
-  if (truncated) remarks.add("Prompts over the limit are cut in the middle.");
   if (prompt.hadTemplate) remarks.add("Prompts of the files have a template inside; none was added.");
   if (prompt.prefixMode !== "assistant") remarks.add(`The start of the answer: prefix_mode ${prompt.prefixMode}.`);
 }

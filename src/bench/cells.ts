@@ -24,6 +24,8 @@ export interface TaskCell extends Counts {
   interval: Interval | null;
   /** empty predictions */
   nulls: number;
+  /** prompts that lost their middle; absent: none */
+  truncated?: number;
 }
 
 export interface AccuracyCell extends Counts {
@@ -165,6 +167,7 @@ function taskCell(method: string, task: string, length: number | null, pairs: Pa
     stderr: scores.length > 1 ? round2(deviation / Math.sqrt(scores.length)) : null,
     interval: scores.length > 1 ? meanInterval([scores]) : null,
     nulls: rows.filter((row) => row.prediction?.trim() === "").length,
+    ...(rows.some((row) => row.truncated) && { truncated: rows.filter((row) => row.truncated).length }),
   };
 }
 

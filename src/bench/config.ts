@@ -160,6 +160,7 @@ export function parseBenchmarkConfig(text: string, file: string): BenchmarkConfi
     ...configDefaults,
     ...(benchmark_name === "LongBench" && { on_overflow: "truncate_middle" as const }),
     ...values,
+    ...(benchmark_name === "LongBench" && { length: [] }), // its texts have their own
     benchmark_name,
     task_names: named ?? [...defaultTasks[benchmark_name]],
     max_new_tokens: byTask(source, tasks, "max_new_tokens", values.max_new_tokens ?? {}),

@@ -6,7 +6,7 @@ import {
   rulerAverages,
   type TaskScore,
 } from "./averages.ts";
-import type { Cells } from "./cells.ts";
+import { type Cells, idleShare } from "./cells.ts";
 import type { BenchmarkName } from "./config-schema.ts";
 import { lengthRange, longbenchTask } from "./longbench-tasks.ts";
 import { identity, type Row } from "./rows.ts";
@@ -136,4 +136,18 @@ function questionsOf(label: string, tasks: readonly Measurement[], rows: Readonl
       n: asked.reduce((sum, row) => sum + row.follow_ups!.length, 0),
     },
   };
+}
+
+/** Of the engines' time, the share in which no sample of the run was prefilled or decoded; null without a row that knows it. */
+export interface Pipeline {
+  idleShare: number | null;
+  /** of samples of 32768 tokens and more */
+  idleShareLong: number | null;
+  /** milliseconds in which the samples were made, before the engines were started */
+  prepareMs: number;
+}
+
+export function pipelineOf(rows: readonly Row[], prepareMs: number): Pipeline {
+  const long = rows.filter(({ prompt_tokens, length }) => (length ?? prompt_tokens) >= 32768);
+  return { idleShare: idleShare(rows), idleShareLong: idleShare(long), prepareMs };
 }

@@ -218,3 +218,33 @@ export function sampleLine(sample: Sample): string {
     meta: sample.meta,
   });
 }
+
+/** The dialects by name: RULER's newest, its earlier one, LOOM-Scope's, kvpress's. */
+export const dialects = ["ruler", "ruler-2024", "loom", "kvpress"] as const;
+export type Dialect = (typeof dialects)[number];
+
+/**
+ * A line of a data file in a dialect. In those that keep the opening inside of `input` it follows the question on its line, where
+ * readers look for the question.
+ */
+export function dialectLine(sample: Sample, dialect: Dialect): string {
+  if (dialect === "ruler") return sampleLine(sample);
+  const { example, lead, context, question, opening, refs, task, maxNewTokens } = sample;
+  const { promptTokens } = sample.meta;
+  const length = typeof promptTokens === "number" ? promptTokens + maxNewTokens : sample.length;
+  if (dialect === "kvpress") {
+    return jsonLine({
+      context: (example ? inlineExample(example) : "") + lead + context,
+      question: `${question}\n`,
+      answer_prefix: opening,
+      answer: refs,
+      task,
+      max_new_tokens: maxNewTokens,
+    });
+  }
+  const input = opening === "" ? inputOf(sample) : `${inputOf(sample)} ${opening}`;
+  const index = ordinal(sample);
+  return jsonLine(
+    dialect === "loom" ? { input, answer: refs, index, length } : { index, input, outputs: refs, length },
+  );
+}

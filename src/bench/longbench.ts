@@ -93,9 +93,8 @@ export interface LongbenchRequest {
 export function longbenchSamples(request: LongbenchRequest, from: number, to: number): Sample[] {
   const task = longbenchTask(request.task);
   const { dataDir, promptFile, seed } = request;
-  const records =
-    dataDir === null ? standIn(task, seed) : readLongbenchFile(findLongbenchFile(dataDir, task.name), task.name, to);
-  return records.slice(from, to).map((record, at) => ({
+  const records = longbenchRecords(task.name, dataDir, seed, to);
+  return records.slice(from).map((record, at) => ({
     id: `${task.name}/all/${from + at}`,
     task: task.name,
     length: null,
@@ -113,4 +112,31 @@ export function longbenchSamples(request: LongbenchRequest, from: number, to: nu
       ...(task.firstLine && { firstLine: true }),
     },
   }));
+}
+
+/** Records of a data set: of the user's directory, or of the stand-in set. */
+export function longbenchRecords(
+  name: string,
+  dataDir: string | null,
+  seed: number,
+  limit = Infinity,
+): LongbenchRecord[] {
+  if (dataDir === null) return standIn(longbenchTask(name), seed).slice(0, limit);
+  return readLongbenchFile(findLongbenchFile(dataDir, name), name, limit);
+}
+
+/** A line of the official form. */
+export function recordLine(name: string, record: LongbenchRecord, ordinal: number): string {
+  const { input, context, answers, length, all_classes, language } = record;
+  const { dataset, language: kind } = longbenchTask(name);
+  return `${JSON.stringify({
+    input,
+    context,
+    answers,
+    length,
+    dataset,
+    language: language ?? kind,
+    all_classes: all_classes ?? null,
+    _id: record._id ?? `${name}-${ordinal}`,
+  })}\n`;
 }

@@ -13,6 +13,8 @@ export interface Preparation {
   samples: PreparedSample[];
   /** sentences for the reader of the tables */
   remarks: string[];
+  /** time that it took, before any engine was started */
+  ms: number;
 }
 
 export interface PrepareOptions {
@@ -37,6 +39,7 @@ export async function prepareSamples(
   progress: (done: number) => void = () => {},
 ): Promise<Preparation> {
   const { contextLength, keepText } = options;
+  const started = performance.now();
   const threads = options.workers ?? workersFor(config);
   const count = sampleCount(config);
   const jobs = benchmarkCells(config).map((cell): CellJob[] => {
@@ -58,7 +61,13 @@ export async function prepareSamples(
   const remarks = new Set(results.flatMap((result) => result.remarks));
   for (const [task, cap] of Object.entries(config.max_new_tokens)) remarks.add(`${task}: at most ${cap} new tokens.`);
   if (config.on_overflow === "skip") remarks.add("Samples over the limit of prompt tokens are left out.");
-  return { samples, remarks: [...remarks] };
+  const cut = Map.groupBy(
+    samples.filter(({ truncated }) => truncated),
+    ({ task }) => task,
+  );
+  const counts = [...cut].map(([task, list]) => `${task} ${list.length}`);
+  if (counts.length > 0) remarks.add(`Prompts over the limit, cut in the middle: ${counts.join(", ")}.`);
+  return { samples, remarks: [...remarks], ms: performance.now() - started };
 }
 
 function withScore({ metric, firstLine, ...sample }: PlainSample): PreparedSample {

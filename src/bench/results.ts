@@ -1,6 +1,6 @@
 // results.json: lm-eval's layout (results by task with metric,filter keys; the filter is the method), and all cells as they are.
 import type { Cells, TaskCell } from "./cells.ts";
-import type { MethodFindings } from "./findings.ts";
+import type { MethodFindings, Pipeline } from "./findings.ts";
 
 export interface ResultsContext {
   /** version of the way a task's samples are made, and its metric */
@@ -9,6 +9,7 @@ export interface ResultsContext {
   config: Record<string, unknown>;
   facts: Record<string, unknown>;
   findings: readonly MethodFindings[];
+  pipeline: Pipeline | null;
 }
 
 /** `4096,SnapKV`: the metric of lm-eval's RULER tasks is the length. */
@@ -24,6 +25,7 @@ export function makeResults(cells: Cells, context: ResultsContext): Record<strin
     entry[metricKey(cell, "_interval")] = cell.interval;
     entry[metricKey(cell, "_n")] = cell.n;
     entry[metricKey(cell, "_nulls")] = cell.nulls;
+    if (cell.truncated) entry[metricKey(cell, "_truncated")] = cell.truncated;
   }
   const groups: Record<string, unknown> = {};
   for (const cell of cells.accuracy) groups[`${cell.length ?? "score"},${cell.method}`] = cell.score;
@@ -40,6 +42,7 @@ export function makeResults(cells: Cells, context: ResultsContext): Record<strin
     ...context.facts,
     methods: cells.methods,
     findings: context.findings,
+    pipeline: context.pipeline,
     cells: { by_task: cells.byTask, accuracy: cells.accuracy, cost: cells.cost, totals: cells.totals },
   };
 }

@@ -2,10 +2,11 @@
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { type Cells, makeCells } from "../bench/cells.ts";
-import { makeFindings } from "../bench/findings.ts";
+import { makeFindings, type Pipeline, pipelineOf } from "../bench/findings.ts";
+import { formatShare } from "../bench/format.ts";
 import { predictionFiles } from "../bench/predictions.ts";
 import { makeResults } from "../bench/results.ts";
-import type { Row } from "../bench/rows.ts";
+import { identity, type Row, type Task } from "../bench/rows.ts";
 import type { RunControl, RunEvent, RunOutcome } from "../bench/run-contract.ts";
 import { RunDirectory } from "../bench/rundir.ts";
 import { runTasks } from "../bench/runner.ts";
@@ -51,8 +52,10 @@ export async function execute(settings: Settings, watcher: Watcher = {}, control
       directory.writeManifest(manifest(settings, run, infos));
       const cells = makeCells(run.plan.tasks, directory.rows);
       const findings = makeFindings(settings.config.benchmark_name, cells, run.plan.tasks, directory.rows);
+      const pipeline = pipelineOf(okRows(run.plan.tasks, directory), run.preparation.ms);
       const results = makeResults(cells, {
         findings,
+        pipeline,
         tasks: allTaskFacts(settings),
         config: settings.config,
         facts: { ...run.facts, devices: infos, wall_ms: wallMs, date: new Date().toISOString() },
@@ -61,7 +64,7 @@ export async function execute(settings: Settings, watcher: Watcher = {}, control
       const predictions = predictionFiles(settings.config.benchmark_name, run.plan.tasks, directory.rows);
       for (const [name, text] of predictions) directory.writeFile(name, text);
       await writeReport(directory);
-      return { cells, results, findings };
+      return { cells, results, findings, pipeline };
     };
     let writing: Promise<unknown> = Promise.resolve();
     const outcome = await runTasks(
@@ -75,13 +78,27 @@ export async function execute(settings: Settings, watcher: Watcher = {}, control
       control,
     );
     await writing;
-    const { cells, results, findings } = await write(outcome.wallMs);
+    const { cells, results, findings, pipeline } = await write(outcome.wallMs);
     const failed = cells.cost.reduce((sum, cell) => sum + cell.errors, 0);
     const context = { ...tableContext(settings, run), findings };
+    context.remarks = [...context.remarks, ...pipelineRemark(pipeline)];
     return { path, cells, results, outcome, failed, context, dtype: run.dtype };
   } finally {
     await directory.close();
   }
+}
+
+function okRows(tasks: readonly Task[], directory: RunDirectory): Row[] {
+  return tasks.flatMap((task) => {
+    const row = directory.rows.get(identity(task));
+    return row?.status === "ok" ? [row] : [];
+  });
+}
+
+function pipelineRemark({ idleShare, idleShareLong }: Pipeline): string[] {
+  if (idleShare === null) return [];
+  const long = idleShareLong === null ? "" : `; ${formatShare(idleShareLong)} at 32K and above`;
+  return [`Time of the engines between samples: ${formatShare(idleShare)}${long}.`];
 }
 
 // Drawing needs libraries that no other part of a run does: they are loaded when it is over.

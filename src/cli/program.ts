@@ -1,5 +1,5 @@
 // The commands and their flags. What a command does is imported when it runs, so that help is instant.
-import { Command, type CommanderError, type Option } from "commander";
+import { Command, type CommanderError, Option } from "commander";
 import packageJson from "../../package.json" with { type: "json" };
 import { KvaError } from "../native/error.ts";
 import { suggestion } from "../plugin/nearest.ts";
@@ -201,7 +201,7 @@ function addDevices(program: Command): Command {
 function addData(program: Command): Command {
   return program
     .command("data")
-    .description("writes the generated samples as JSONL")
+    .description("writes the samples of a benchmark as JSONL")
     .option("--cfg_path <file>", "benchmark file, or the name of one in benchmarks/; default quick")
     .option("--model_path <model>", "whose tokenizer counts the tokens; default bundled")
     .option("--data_dir <dir>", "folder with your own essays, SQuAD and HotpotQA")
@@ -210,6 +210,14 @@ function addData(program: Command): Command {
     .option("--num_samples <n>", "samples per task and length", natural)
     .option("--seed <n>", "seed of the samples (42)", whole)
     .option("--template <name>", "auto (the model's own chat template) or none")
+    .addOption(
+      new Option("--dialect <name>", "whose field names a RULER file has (ruler)").choices([
+        "ruler",
+        "ruler-2024",
+        "loom",
+        "kvpress",
+      ]),
+    )
     .option("--output_path <dir>", "folder for LENGTH/TASK.jsonl; default: one stream on stdout")
     .action(async (flags) => (await import("./data.ts")).data(flags));
 }

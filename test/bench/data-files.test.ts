@@ -4,7 +4,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseBenchmarkConfig } from "../../src/bench/config.ts";
 import { benchmarkCells, cellSamples } from "../../src/bench/dataset.ts";
-import { findRulerFile, placeInPath, readRulerFile, sampleLine } from "../../src/bench/jsonl.ts";
+import { dialectLine, findRulerFile, placeInPath, readRulerFile, sampleLine } from "../../src/bench/jsonl.ts";
 import { generateRuler, rulerSample } from "../../src/bench/ruler.ts";
 import { rulerTaskNames } from "../../src/bench/ruler-tasks.ts";
 import { assemble } from "../../src/bench/sample.ts";
@@ -152,6 +152,27 @@ describe("samples of ours", () => {
     expect(read).toEqual(made);
     for (const codec of [bundled, chunkCodec()]) {
       expect(assemble(read[0]!, codec, assistant).text).toBe(assemble(made[0]!, codec, assistant).text);
+    }
+  });
+
+  test.each([
+    ["ruler-2024", ["index", "input", "outputs", "length"], "B"],
+    ["loom", ["input", "answer", "index", "length"], "C"],
+    ["kvpress", ["context", "question", "answer_prefix", "answer", "task", "max_new_tokens"], "D"],
+  ] as const)("are written in the dialect %s, and read again", (name, keys, letter) => {
+    for (const task of ["niah_single_2", "cwe", "qa_1"]) {
+      const { sample } = rulerSample(request(task, 4096), 0);
+      const line = dialectLine(sample, name).trimEnd();
+      expect(Object.keys(JSON.parse(line))).toEqual([...keys]);
+      const [read] = readRulerFile(write(join(folder(), `${task}_4096.jsonl`), [line]));
+      expect(read!.meta.dialect).toBe(letter);
+      expect(read!.refs).toEqual(sample.refs);
+      expect(read!.question).toContain(sample.question.trim().split("\n").at(-1)!);
+      expect(read!.question + read!.opening).toContain(sample.opening);
+      const prompt = assemble(read!, bundled, { ...assistant, template: "none" });
+      expect(prompt.text.replaceAll(/\s+/g, " ")).toBe(
+        assemble(sample, bundled, { ...assistant, template: "none" }).text.replaceAll(/\s+/g, " "),
+      );
     }
   });
 

@@ -2,11 +2,14 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { appendFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { makeCells } from "../../src/bench/cells.ts";
 import { identity } from "../../src/bench/rows.ts";
 import type { RunControl, RunEvent, RunPlan } from "../../src/bench/run-contract.ts";
 import { RunDirectory, readRows } from "../../src/bench/rundir.ts";
 import { runTasks } from "../../src/bench/runner.ts";
-import { engineOptions, planOf, sample, tasksOf } from "../support/fake-plan.ts";
+import { renderMarkdown } from "../../src/bench/table.ts";
+import { accuracyTable, costTable } from "../../src/bench/tables.ts";
+import { engineOptions, killedTasks, planOf, sample, tasksOf } from "../support/fake-plan.ts";
 import { folder } from "../support/folder.ts";
 
 let state: string;
@@ -225,18 +228,30 @@ test("a manifest that is none is not overwritten", () => {
   expect(existsSync(join(path, "lock"))).toBe(false);
 });
 
-test("after kill -9 at any moment a resumed run has each sample once", async () => {
-  const path = folder();
+test("after kill -9 at ten random moments a resumed run has each sample once, and the tables of an undisturbed one", async () => {
   const script = join(import.meta.dir, "..", "support", "fake-run-child.ts");
-  for (let round = 0; round < 6; round++) {
-    const child = Bun.spawn([process.execPath, script, path], { stdout: "ignore", stderr: "ignore" });
-    await Bun.sleep(150 + 61 * round);
+  const start = (path: string) => Bun.spawn([process.execPath, script, path], { stdout: "ignore", stderr: "ignore" });
+  const path = folder();
+  const moments = Array.from({ length: 10 }, () => Math.round(80 + 420 * Math.random()));
+  for (const moment of moments) {
+    const child = start(path);
+    await Bun.sleep(moment);
     child.kill("SIGKILL");
     await child.exited;
   }
-  const last = Bun.spawn([process.execPath, script, path], { stdout: "ignore", stderr: "pipe" });
-  expect(await last.exited).toBe(0);
+  const undisturbed = folder();
+  expect(await Promise.all([start(path), start(undisturbed)].map((child) => child.exited))).toEqual([0, 0]);
   const rows = readRows(path);
-  expect(rows.length).toBe(40);
-  expect(new Set(rows.map(identity)).size).toBe(40);
-}, 30_000);
+  expect({ moments, rows: rows.length, different: new Set(rows.map(identity)).size }).toEqual({
+    moments,
+    rows: 60,
+    different: 60,
+  });
+  const [killed, whole] = [rows, readRows(undisturbed)].map((some) => {
+    const cells = makeCells(killedTasks(), new Map(some.map((row) => [identity(row), row])));
+    const context = { benchmark: "RULER", model: "fake", view: "question aware", remarks: [] };
+    return [accuracyTable(cells, context), costTable(cells, context)].map(renderMarkdown).join("\n");
+  });
+  expect(killed).toBe(whole!);
+  expect(killed).not.toContain("missing");
+}, 60_000);

@@ -81,7 +81,7 @@ export function fixture(options: FixtureOptions = {}): string {
     const facts = { date: "2026-01-01T00:10:00.000Z" };
     writeFileSync(
       join(path, "results.json"),
-      JSON.stringify(makeResults(cells, { tasks: {}, config: {}, facts, findings: [] })),
+      JSON.stringify(makeResults(cells, { tasks: {}, config: {}, facts, findings: [], pipeline: null })),
     );
   }
   return path;

@@ -55,3 +55,11 @@ export function planOf(tasks: Task[], more: Partial<RunPlan> = {}): RunPlan {
     ...more,
   };
 }
+
+/** What the run of fake-run-child.ts measures: some of it slowly, so that a kill finds it at work. */
+export function killedTasks(): Task[] {
+  const samples = Array.from({ length: 30 }, (_, at) =>
+    sample(at % 3 === 0 ? "cwe" : "vt", at % 2 === 0 ? 512 : 1024, at),
+  );
+  return tasksOf(samples, ["Slow", "Full"]);
+}
