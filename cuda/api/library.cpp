@@ -171,6 +171,16 @@ int32_t kva_timer_mark(kva_timer* timer, int32_t slot) {
   });
 }
 
+int32_t kva_timer_wait(kva_timer* timer, int32_t slot, kva_context* context) {
+  return guard("timer_wait", [&] {
+    Timer& t = get(timer, "timer");
+    Context& c = get(context, "context");
+    c.require_eager();
+    require(slot >= 0 && slot < t.slots, "slot is %d, the timer has %d", slot, t.slots);
+    t.marks->hold(slot, *c.device);
+  });
+}
+
 int32_t kva_timer_read(kva_timer* timer, int32_t from, int32_t to, float* ms) {
   return guard("timer_read", [&] {
     Timer& t = get(timer, "timer");

@@ -90,6 +90,18 @@ int32_t kva_tensor_peer_copy(kva_tensor* from, kva_tensor* to) {
   });
 }
 
+int32_t kva_tensor_peer_pull(kva_tensor* from, kva_tensor* to) {
+  return run("tensor_peer_pull", [&]() -> Context& {
+    Tensor &x = get(from, "from"), &y = get(to, "to");
+    x.context.require_eager();
+    y.context.require_eager();
+    require_shape(y, "to", x.rows, x.columns);
+    require_type(y, "to", x.dtype);
+    peer_pull(x.context, x, y.context, y);
+    return y.context;
+  });
+}
+
 int32_t kva_tensor_fill(kva_tensor* tensor, float value) {
   return run("tensor_fill", [&]() -> Context& {
     Tensor& x = get(tensor, "tensor");

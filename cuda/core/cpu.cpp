@@ -83,6 +83,7 @@ struct ClockMarks : Marks {
     for (int32_t slot : {from, to}) require(times[slot] != Clock::time_point{}, "slot %d was never marked", slot);
     return std::chrono::duration<float, std::milli>(times[to] - times[from]).count();
   }
+  void hold(int32_t slot, Device&) override { require(times[slot] != Clock::time_point{}, "slot %d was never marked", slot); }
 };
 
 }  // namespace

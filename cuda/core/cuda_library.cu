@@ -34,6 +34,12 @@ struct CudaMarks final : Marks {
     CUDA_TRY(cudaEventElapsedTime(&ms, events[from], events[to]));
     return ms;
   }
+  void hold(int32_t slot, Device& other) override {
+    require(marked[slot], "slot %d was never marked", slot);
+    auto& waiting = static_cast<CudaDevice&>(other);
+    use_device(waiting.id);
+    CUDA_TRY(cudaStreamWaitEvent(waiting.stream, events[slot], 0));
+  }
 };
 
 }  // namespace

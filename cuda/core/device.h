@@ -13,10 +13,12 @@ struct Recording {
 };
 
 // Time marks on the queue.
+struct Device;
 struct Marks {
   virtual ~Marks() = default;
   virtual void mark(int32_t slot) = 0;
   virtual float read(int32_t from, int32_t to) = 0;  // milliseconds; waits for both; fails where a slot was never marked
+  virtual void hold(int32_t slot, Device& other) = 0;  // what `other` is given from here on waits for the mark
 };
 
 // Everything "queued" runs in the order of the calls; host pointers are named host, all others are device memory.

@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define KVA_ABI_VERSION ((1 << 16) | 6)
+#define KVA_ABI_VERSION ((1 << 16) | 7)
 
 #if defined(__GNUC__)
 #define KVA_API __attribute__((visibility("default")))
@@ -442,6 +442,13 @@ KVA_API int32_t kva_query_moments(kva_tensor* queries, int32_t heads, int32_t se
 KVA_API int32_t kva_future_attention(kva_kv* kv, int32_t layer, kva_tensor* moments, int32_t seen, int32_t first_position, int32_t positions,
                                        kva_tensor* inv_freq, int32_t interleaved, float mscale, float scale, int32_t first_row,
                                        int32_t covariance, kva_tensor* out);
+
+/* ---- since 1.7: work of several devices side by side ---- */
+/* What is queued in `context`, which may be another device's, from here on waits for the mark; the host does not. */
+KVA_API int32_t kva_timer_wait(kva_timer* timer, int32_t slot, kva_context* context);
+/* As kva_tensor_peer_copy for tensors of one type, but in the order of to's context alone: the caller lets it wait for what fills `from`
+ * (kva_timer_wait), and leaves `from` as it is until the copy has run. */
+KVA_API int32_t kva_tensor_peer_pull(kva_tensor* from, kva_tensor* to);
 
 #ifdef __cplusplus
 }

@@ -15,6 +15,8 @@ namespace kva {
 void copy(Context&, Matrix from, Matrix to);
 // The same between two contexts; on return, work queued in either sees the result.
 void peer_copy(Context& from_context, Matrix from, Context& to_context, Matrix to);
+// The same for one type, queued in to_context alone: `from` must be filled and stay until it has run.
+void peer_pull(Context& from_context, Matrix from, Context& to_context, Matrix to);
 // Every element = value; i32: value truncated.
 void fill(Context&, Matrix out, float value);
 // Element i = r * columns + c of a float matrix from the words of philox(seed, 0, low word of i, high word of i, 0, 0):

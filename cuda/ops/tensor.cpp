@@ -46,6 +46,7 @@ void convert(Context& context, const Matrix& out, const char* from, int64_t from
 void copy(Context& context, Matrix from, Matrix to) { convert(context, to, from.row<char>(0), from.pitch(), from.dtype); }
 
 void peer_copy(Context&, Matrix from, Context& to_context, Matrix to) { copy(to_context, from, to); }
+void peer_pull(Context&, Matrix from, Context& to_context, Matrix to) { copy(to_context, from, to); }
 
 void fill(Context& context, Matrix out, float value) {
   parallel_ranges(context, out.rows, row_grain(out), [=](int64_t begin, int64_t end) {

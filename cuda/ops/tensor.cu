@@ -151,6 +151,13 @@ void peer_copy(Context& from_context, Matrix from, Context& to_context, Matrix t
   order_after(to_device, from_device); // `from` may be written again
 }
 
+void peer_pull(Context& from_context, Matrix from, Context& to_context, Matrix to) {
+  CudaDevice &from_device = cuda_device(from_context), &to_device = cuda_device(to_context);
+  if (from.count() == 0) return;
+  if (!from_device.open_peer(to_device)) return copy_through_host(from_device, from, to_device, to);
+  to_device.copy(to.data, to.pitch(), from.data, from.pitch(), from.row_bytes(), from.rows);
+}
+
 void fill(Context& context, Matrix out, float value) {
   const int64_t count = out.count();
   if (count == 0) return;

@@ -65,6 +65,8 @@ export interface CostCell extends Counts {
   speedUp: number | null;
   /** of the engines' time, the share in which none of these samples was prefilled or decoded */
   idleShare: number | null;
+  /** of a split model: prompt and new tokens per second of the samples that went through its stages together */
+  throughput: number | null;
 }
 
 export interface TotalCell {
@@ -190,7 +192,8 @@ export function decodeSteps(row: Row): number {
 }
 
 function costCell(method: string, length: number | null, batch: number, pairs: Pair[]): CostCell {
-  const rows = okRows(pairs);
+  const all = okRows(pairs);
+  const rows = all.filter((row) => row.pipelined === undefined);
   const decoded = rows.filter((row) => decodeSteps(row) > 0);
   const steps = decoded.reduce((sum, row) => sum + decodeSteps(row), 0);
   const decodeSeconds = decoded.reduce((sum, row) => sum + row.decode_ms / row.sequences, 0) / 1000;
@@ -215,7 +218,8 @@ function costCell(method: string, length: number | null, batch: number, pairs: P
     cacheShare: null,
     peakBytes: rows.length > 0 ? Math.max(...rows.map((row) => row.peak_bytes)) : null,
     speedUp: null,
-    idleShare: idleShare(rows),
+    idleShare: idleShare(all),
+    throughput: throughput(all),
   };
 }
 
@@ -223,6 +227,14 @@ function costCell(method: string, length: number | null, batch: number, pairs: P
 function averageOf(values: readonly (number | undefined)[]): number | null {
   const known = values.filter((value) => value !== undefined);
   return known.length > 0 ? average(known) : null;
+}
+
+/** Prompt and new tokens per second of what ran in a pipeline; null where nothing did. */
+function throughput(rows: readonly Row[]): number | null {
+  const piped = rows.filter((row) => row.pipelined !== undefined);
+  const tokens = piped.reduce((sum, row) => sum + row.prompt_tokens + row.new_tokens, 0);
+  const seconds = piped.reduce((sum, row) => sum + row.wall_ms, 0) / 1000;
+  return seconds > 0 ? tokens / seconds : null;
 }
 
 /** Time between samples over all time of the rows that know it; null where none does. */

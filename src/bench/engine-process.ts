@@ -105,9 +105,10 @@ export class EngineProcess {
     return this.ended === undefined;
   }
 
-  /** Runs requests as one batch. Rejects with an EngineError when the whole call fails. */
-  generate(method: MethodSpec, requests: Request[], events: CallEvents = {}): Promise<Completion[]> {
-    return this.call((call) => ({ type: "generate", call, method, requests }), events) as Promise<Completion[]>;
+  /** Runs requests as one batch, or as a pipeline of batches. Rejects with an EngineError when the whole call fails. */
+  generate(method: MethodSpec, requests: Request[], events: CallEvents = {}, pipeline?: number): Promise<Completion[]> {
+    const how = pipeline === undefined ? {} : { pipeline };
+    return this.call((call) => ({ type: "generate", call, method, requests, ...how }), events) as Promise<Completion[]>;
   }
 
   score(method: MethodSpec, request: ScoreRequest): Promise<ScoreResult> {

@@ -5,22 +5,34 @@ import type { Task } from "./rows.ts";
 export interface Job {
   tasks: Task[];
   attempts: number;
+  /** batches of so many tasks fill the stages of a split model */
+  pipeline?: number;
   /** its method's file was saved meanwhile: what comes back is of the earlier version */
   outdated?: boolean;
 }
 
 const size = (task: Task) => task.sample.length ?? task.sample.ids.length;
 
-/** Forms batches by length within a method, and puts the longest first; equal lengths stay in the order of `tasks`. */
-export function makeJobs(tasks: readonly Task[]): Job[] {
+/** Of each method and length, so many batches run alone on a split model: times of one sample are theirs. */
+const alone = 2;
+
+/**
+ * Forms batches by length within a method, and puts the longest first; equal lengths stay in the order of `tasks`.
+ * stages: devices of a model copy. Over several, twice as many batches as stages go to the engine together.
+ */
+export function makeJobs(tasks: readonly Task[], stages = 1): Job[] {
   const groups = Map.groupBy(tasks, (task) =>
     [task.method.label, task.method.hash, task.batch, task.repeat, task.sample.length ?? "any"].join("\n"),
   );
   const jobs: Job[] = [];
   for (const group of groups.values()) {
     const batch = group[0]!.batch;
-    const sorted = batch === 1 ? group : group.toSorted((a, b) => b.sample.ids.length - a.sample.ids.length);
-    for (let at = 0; at < sorted.length; at += batch) jobs.push({ tasks: sorted.slice(at, at + batch), attempts: 0 });
+    const sorted = batch === 1 ? [...group] : group.toSorted((a, b) => b.sample.ids.length - a.sample.ids.length);
+    const take = (count: number) => ({ tasks: sorted.splice(0, count), attempts: 0 });
+    const singles = stages > 1 ? alone : Number.POSITIVE_INFINITY;
+    for (let n = 0; n < singles && sorted.length > 0; n++) jobs.push(take(batch));
+    while (sorted.length > batch) jobs.push({ ...take(2 * stages * batch), pipeline: batch });
+    if (sorted.length > 0) jobs.push(take(batch));
   }
   const longest = (job: Job) => Math.max(...job.tasks.map(size));
   return jobs.toSorted((a, b) => longest(b) - longest(a));

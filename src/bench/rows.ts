@@ -20,6 +20,8 @@ export const rowSchema = v.looseObject({
   batch: count,
   /** sequences that ran together */
   sequences: count,
+  /** sequences in the pipeline of a split model: their times say how much it does, not how long one takes */
+  pipelined: v.optional(count),
   repeat: count,
   status,
   score: v.nullable(count),
@@ -47,6 +49,8 @@ export const rowSchema = v.looseObject({
   cache_allocated_bytes: count,
   expected_cache_bytes: count,
   peak_bytes: count,
+  /** of a split model: the peak of each device */
+  device_peak_bytes: v.optional(v.array(count)),
   numbers: v.record(v.string(), v.number()),
   /** answers to further questions over the same compressed context */
   follow_ups: v.optional(
@@ -124,6 +128,7 @@ export interface RowContext {
   attempts: number;
   device: string;
   sequences: number;
+  pipelined?: number;
   wallMs: number;
   gapMs?: number;
   logSamples: boolean;
@@ -152,6 +157,7 @@ export function completedRow(task: Task, completion: Completion, prediction: str
     cache_allocated_bytes: completion.cacheAllocatedBytes,
     expected_cache_bytes: completion.expectedCacheBytes,
     peak_bytes: completion.peakBytes,
+    ...(completion.devicePeakBytes ? { device_peak_bytes: completion.devicePeakBytes } : {}),
     numbers: completion.numbers,
   };
 }
@@ -191,6 +197,7 @@ function head({ key, sample, method, batch, repeat }: Task, context: RowContext)
     method_hash: method.hash,
     batch,
     sequences: context.sequences,
+    ...(context.pipelined === undefined ? {} : { pipelined: context.pipelined }),
     repeat,
     refs: sample.refs,
     ...(sample.truncated && { truncated: true }),

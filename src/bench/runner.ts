@@ -55,7 +55,7 @@ class Runner {
     private readonly control: RunControl,
     private due: Task[],
   ) {
-    this.queue = new JobQueue(makeJobs(due), control.steering?.holdsOpen);
+    this.queue = new JobQueue(this.jobs(due), control.steering?.holdsOpen);
     control.steering?.listen((change) => this.replan(change));
     this.done = plan.tasks.length - due.length;
   }
@@ -110,6 +110,10 @@ class Runner {
       this.control.stop?.removeEventListener("abort", stop);
       this.control.abort?.removeEventListener("abort", drop);
     };
+  }
+
+  private jobs(tasks: readonly Task[]): Job[] {
+    return makeJobs(tasks, this.plan.engines[0]!.device.split("+").length);
   }
 
   /** One model copy: an engine, started again when it dies, until the queue is empty. */
@@ -167,7 +171,7 @@ class Runner {
     const running = new Set(
       [...this.inFlight].filter((job) => !job.outdated).flatMap((job) => job.tasks.map(identity)),
     );
-    this.queue.refill(makeJobs(this.due.filter((task) => !held(task) && !running.has(identity(task)))));
+    this.queue.refill(this.jobs(this.due.filter((task) => !held(task) && !running.has(identity(task)))));
     this.report({ type: "replanned", tasks, rows: this.directory.rows });
   }
 
@@ -208,6 +212,7 @@ class Runner {
           token: () => this.report({ type: "token", engine: at }),
           phase: (phase, done, total) => this.report({ type: "phase", engine: at, phase, done, total }),
         },
+        job.pipeline,
       );
     } catch (error) {
       if (!(error instanceof EngineError)) throw error;
@@ -223,7 +228,8 @@ class Runner {
     for (const [index, task] of job.tasks.entries()) {
       await this.completed(task, completions[index], {
         ...context,
-        sequences: job.tasks.length,
+        sequences: job.pipeline ?? job.tasks.length,
+        ...(job.pipeline ? { pipelined: job.tasks.length } : {}),
         wallMs: deviceMs / job.tasks.length,
         gapMs,
         logSamples: this.plan.logSamples,

@@ -161,6 +161,7 @@ export function costTable(cells: Cells, context: TableContext): TableData {
             "Density: blocks that prefill attention read, of those up to the diagonal, mean over layers and heads; choice: time of finding them.",
           ]
         : []),
+      ...pipelineNotes(cells),
     ],
   };
 }
@@ -172,6 +173,15 @@ const sparseCells = ({ density, selectMs }: CostCell): Cell[] => [
   number(density, formatShare),
   number(selectMs, formatMs),
 ];
+
+function pipelineNotes({ cost }: Cells): string[] {
+  const piped = cost.flatMap(({ method, length, throughput }) =>
+    throughput === null ? [] : [`${method} ${lengthText(length)} ${formatRate(throughput)}`],
+  );
+  return piped.length === 0
+    ? []
+    : [`Samples in a pipeline over the devices, prompt and new tokens per second: ${piped.join(", ")}.`];
+}
 
 function costRow(cell: CostCell): Cell[] {
   return [

@@ -44,7 +44,7 @@ export async function traceMethod(
     ({ ids, promptTokens }) =>
       new Sequence(scope, decoder, request(ids, { id: ids.join(" "), questionStart: promptTokens }), method, model),
   );
-  const { hidden, starts } = await prefill(scope, decoder, sequences, breathe);
+  const { hidden, starts } = await prefill(scope, decoder, sequences, { breathe });
   const lastRows = starts.map((start, s) => start + inputs[s]!.promptTokens - 1);
   const loop = scope.own(new DecodeLoop(decoder, greedy, inputs.length, graphs));
   loop.setMembers(sequences);

@@ -1,6 +1,6 @@
 // The decode steps of one stage: its batch, its buffers, and the graph that its layers are captured in.
 import type { Decoder, StepBuffers } from "../model/decoder.ts";
-import { Graph } from "../native/graph.ts";
+import { Graph, Timer } from "../native/graph.ts";
 import { Batch } from "../native/kv.ts";
 import { Scope } from "../native/scope.ts";
 import { type Context, Tensor } from "../native/tensor.ts";
@@ -13,6 +13,8 @@ const PROBS_STEP = 1024;
 export class DecodeStage {
   readonly batch: Batch;
   private readonly context: Context;
+  /** marked when a step of this stage is queued */
+  private readonly mark: Timer;
   private readonly buffers = new Map<number, { scope: Scope; step: StepBuffers }>();
   private members: readonly Sequence[] = [];
   /** fp32 `[members * kvHeads, columns]`: probabilities of the current query, where a method needs them */
@@ -31,6 +33,12 @@ export class DecodeStage {
   ) {
     this.context = decoder.stages[stage]!.context;
     this.batch = Batch.create(this.context, maxSequences);
+    try {
+      this.mark = Timer.create(this.context, 1);
+    } catch (error) {
+      this.batch.dispose();
+      throw error;
+    }
   }
 
   setMembers(members: readonly Sequence[]): void {
@@ -79,6 +87,17 @@ export class DecodeStage {
     this.eagerGeneration = this.generation;
   }
 
+  /** A step of this stage is queued. */
+  done(): void {
+    this.mark.mark(0);
+  }
+
+  /** Queues here a copy of what another stage's last step gave; later work of that device is not waited for. */
+  pull(from: DecodeStage, of: Tensor, to: Tensor): void {
+    from.mark.hold(0, this.context);
+    of.pullToPeer(to);
+  }
+
   private queue(launches: readonly Launch[][], after: () => void): void {
     const { probs, step, batch } = this;
     this.decoder.step(this.stage, batch, step, probs, (layer) => {
@@ -111,6 +130,7 @@ export class DecodeStage {
     this.dropGraph();
     this.probs?.dispose();
     for (const { scope } of this.buffers.values()) scope.dispose();
+    this.mark.dispose();
     this.batch.dispose();
   }
 }

@@ -11,6 +11,8 @@ export class DecodeLoop {
   private readonly recorded = new Map<Sequence, DecodeOp[][]>();
   private members: Sequence[] = [];
   private launches: Launch[][] = [];
+  /** ids were sampled on the last stage that the first one has not got yet */
+  private sampled = false;
 
   constructor(
     private readonly decoder: Decoder,
@@ -35,16 +37,17 @@ export class DecodeLoop {
 
   /** The sequences of the next steps, in order. */
   setMembers(members: readonly Sequence[]): void {
+    this.sampled = false;
     this.members = [...members];
     for (const stage of this.stages) stage.setMembers(members);
     this.launches = [];
   }
 
-  /** Samples from logits `[members, vocabSize]` of the step buffers; the ids come to the host. */
-  sampleFrom(): Int32Array {
+  /** Samples from logits `[members, vocabSize]` of the step buffers. Queued only. */
+  sampleFrom(): void {
     this.sample();
-    this.handOver();
-    return this.step.ids.toInts();
+    this.last.done();
+    this.sampled = true;
   }
 
   /** Buffers of the last stage for the current number of members: logits, and the sampled ids. */
@@ -52,23 +55,32 @@ export class DecodeLoop {
     return this.last.step;
   }
 
-  /** Feeds these tokens, one per member; what follows is in `step.logits` (and, sampled, in `step.ids`). */
+  /** The ids sampled last, one per member. Waits for them, and for nothing that other loops queued behind on the last device. */
+  ids(): Int32Array {
+    this.handOver();
+    return this.first.step.ids.toInts();
+  }
+
+  /** Feeds these tokens, one per member; what follows is in `step.logits` (and, sampled, in `ids()`). */
   feed(ids: Int32Array): void {
+    this.handOver();
     this.first.step.ids.upload(ids);
   }
 
-  /** One step for all members: the tokens fed or sampled last in, the sampled ones in `step.ids` afterwards. Queued only. */
+  /** One step for all members: the tokens fed or sampled last in, the next ones sampled. Queued only. */
   advance(): void {
     const perStep = this.members.some((sequence) => sequence.needs.perStep);
     for (const stage of this.stages) stage.prepare();
     if (perStep || this.launches.length === 0) this.record(perStep);
     const graphs = this.graphs && !perStep;
+    this.handOver();
     for (const [s, stage] of this.stages.entries()) {
       const before = this.stages[s - 1];
-      if (before) before.step.hidden.copyToPeer(stage.step.hidden);
+      if (before) stage.pull(before, before.step.hidden, stage.step.hidden);
       stage.run(this.launches, graphs, stage === this.last ? () => this.sample() : () => {});
+      stage.done();
     }
-    this.handOver();
+    this.sampled = true;
   }
 
   private sample(): void {
@@ -78,7 +90,8 @@ export class DecodeLoop {
 
   /** The sampled ids are the next ones to feed. */
   private handOver(): void {
-    if (this.first !== this.last) this.last.step.ids.copyToPeer(this.first.step.ids);
+    if (this.sampled && this.first !== this.last) this.first.pull(this.last, this.last.step.ids, this.first.step.ids);
+    this.sampled = false;
   }
 
   private record(again: boolean): void {

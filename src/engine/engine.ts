@@ -68,10 +68,17 @@ export class Engine {
     return { family, layers, heads, kvHeads, headDim, hiddenSize };
   }
 
-  async generate(spec: MethodSpec, requests: readonly Request[], events: GenerateEvents): Promise<Completion[]> {
+  /** pipeline: batches of so many requests fill the stages of a split model; absent: the requests are one batch */
+  async generate(
+    spec: MethodSpec,
+    requests: readonly Request[],
+    events: GenerateEvents,
+    pipeline?: number,
+  ): Promise<Completion[]> {
     const method = await loadMethod(spec, this.model);
     const { decoder, model } = this;
-    return await generate({ decoder, model, method, requests, graphs: this.options.graphs }, events);
+    const { graphs } = this.options;
+    return await generate({ decoder, model, method, requests, graphs, ...(pipeline && { pipeline }) }, events);
   }
 
   async score(spec: MethodSpec, request: ScoreRequest, breathe: () => Promise<void>): Promise<ScoreResult> {

@@ -46,7 +46,7 @@ async function answer(
     if (next === null) break;
     if (fork.wasFed) loop.feed(Int32Array.of(next));
     loop.advance();
-    sampled = loop.step.ids.toInts()[0]!;
+    sampled = loop.ids()[0]!;
     await breathe();
   }
   return {

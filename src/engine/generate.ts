@@ -1,15 +1,15 @@
-// Generation for a batch of requests: one packed prefill, then decode steps until every sequence is done.
+// Generation for a batch of requests, or for batches in a pipeline over the stages: packed prefills, then decode steps until all are done.
 import type { Decoder } from "../model/decoder.ts";
 import { KvaError } from "../native/error.ts";
 import { Scope } from "../native/scope.ts";
 import { elementBytes } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
-import { DecodeLoop } from "./decode.ts";
+import { Decoding } from "./decoding.ts";
 import { answerFollowUps } from "./follow-ups.ts";
 import { expectedStorage, type LoadedMethod } from "./method.ts";
-import { gatherRows, prefill } from "./prefill.ts";
+import { type PassResult, PromptPass } from "./prompt-pass.ts";
 import type { Completion, Request } from "./protocol.ts";
-import { Sequence } from "./sequence.ts";
+import type { Sequence } from "./sequence.ts";
 
 export interface GenerateEvents {
   /** a new token of the request at that index */
@@ -25,6 +25,8 @@ export interface GenerateOptions {
   method: LoadedMethod;
   requests: readonly Request[];
   graphs: boolean;
+  /** batches of so many requests go through the stages one behind the other; absent: all are one batch */
+  pipeline?: number;
 }
 
 /** Runs the requests together. Throws a KvaError where the batch cannot run at all (out of memory, a failing plugin). */
@@ -63,61 +65,89 @@ function checkRequest({ id, ids, maxNewTokens, questionStart }: Request): void {
 }
 
 class Generation {
+  private readonly start = performance.now();
+  private readonly passes: PromptPass[];
   private readonly sequences: Sequence[];
-  private readonly loop: DecodeLoop;
   private readonly completions: Completion[] = [];
 
   constructor(
-    scope: Scope,
+    private readonly scope: Scope,
     private readonly options: GenerateOptions,
     private readonly events: GenerateEvents,
   ) {
-    const { decoder, method, model, requests, graphs } = options;
-    this.sequences = requests.map((request) => new Sequence(scope, decoder, request, method, model));
-    const sampling = requests[0]?.sampling ?? { temperature: 0, topK: 0, topP: 1, seed: 0 };
-    this.loop = scope.own(new DecodeLoop(decoder, sampling, requests.length, graphs));
+    const { decoder, method, model, requests, pipeline } = options;
+    const size = pipeline ?? requests.length;
+    const batches = Array.from({ length: Math.ceil(requests.length / size) }, (_, b) =>
+      requests.slice(b * size, (b + 1) * size),
+    );
+    this.passes = batches.map((batch) => new PromptPass(scope, decoder, method, model, batch));
+    this.sequences = this.passes.flatMap(({ sequences }) => sequences);
   }
 
   async run(): Promise<Completion[]> {
-    let start = performance.now();
-    const methodMs = await this.prefillAll();
-    let sampled = this.loop.sampleFrom();
-    for (const sequence of this.sequences) this.completions.push(this.begin(sequence, methodMs));
-    start += await this.followUps();
-
-    let members = this.sequences;
-    let stepStart = start;
-    for (let step = 0; members.length > 0; step++) {
-      const now = performance.now();
-      const next = members.map((sequence, i) =>
-        this.take(sequence, sampled[i]!, now - start, step > 0 ? now - stepStart : 0),
-      );
-      stepStart = now;
-      members = this.advance(members, next);
-      if (members.length > 0) sampled = this.loop.step.ids.toInts();
+    const results = await this.prefillAll();
+    const loops = this.decodings(results);
+    this.begin(results);
+    const away = await this.followUps();
+    for (const loop of loops) loop.exclude(away);
+    while (loops.some(({ going }) => going)) {
+      for (const loop of loops) if (loop.going) loop.turn();
       await this.events.breathe();
     }
     return this.finish();
   }
 
-  /** prefill of all prompts, up to the logits of their last rows in the step buffers; milliseconds spent in hooks */
-  private async prefillAll(): Promise<number> {
-    const { decoder } = this.options;
-    using scope = new Scope(decoder.context);
-    const total = this.sequences.reduce((rows, sequence) => rows + sequence.promptTokens, 0);
+  /** All prompts, up to the hidden states of their last rows. Of several passes each queues a stage when the one before has left it. */
+  private async prefillAll(): Promise<PassResult[]> {
+    const total = this.passes.reduce((rows, pass) => rows + pass.rows, 0);
     this.events.phase?.("prefill", 0, total);
-    const { hidden, starts, methodMs } = await prefill(scope, decoder, this.sequences, this.events.breathe);
-    const last = gatherRows(
-      scope,
-      hidden,
-      starts.map((at, s) => at + this.sequences[s]!.promptTokens - 1),
-    );
-    this.loop.setMembers(this.sequences);
-    const { normed, logits } = this.loop.step;
-    decoder.logits(last, normed, logits);
-    const spent = methodMs() + this.sequences.reduce((ms, { selection }) => ms + (selection?.ms() ?? 0), 0);
+    const turns = this.options.decoder.stages.map(() => new Turns());
+    let failure: { error: unknown } | undefined;
+    const breathe = async () => {
+      if (failure) throw failure.error;
+      await this.events.breathe();
+    };
+    const runs = this.passes.map(async (pass) => {
+      try {
+        return await pass.run({ breathe, enter: (stage) => turns[stage]!.take() });
+      } catch (error) {
+        failure ??= { error };
+        throw error;
+      }
+    });
+    const settled = await Promise.allSettled(runs); // none may go on when the scope is gone
+    if (failure) throw failure.error;
     this.events.phase?.("prefill", total, total);
-    return spent;
+    return settled.map((one) => (one as PromiseFulfilledResult<PassResult>).value);
+  }
+
+  /** One loop for each stage of a pipeline, so that every device has one to work on; the sequences go round. */
+  private decodings(results: readonly PassResult[]): Decoding[] {
+    const { decoder, requests, graphs } = this.options;
+    const sampling = requests[0]?.sampling ?? { temperature: 0, topK: 0, topP: 1, seed: 0 };
+    const count = Math.min(decoder.stages.length, this.passes.length);
+    return Array.from({ length: count }, (_, n) => {
+      const mine = this.passes.flatMap((pass, p) => (p % count === n ? [{ pass, last: results[p]!.last }] : []));
+      const members = mine.flatMap(({ pass }) => pass.sequences);
+      const events = { token: (sequence: Sequence, id: number) => this.token(sequence, id) };
+      const loop = new Decoding(this.scope, decoder, members, sampling, graphs, this.start, events);
+      loop.begin(mine.map(({ last }) => last));
+      return loop;
+    });
+  }
+
+  private token(sequence: Sequence, id: number): void {
+    this.events.token?.(this.sequences.indexOf(sequence), id);
+    this.events.phase?.("decode", sequence.newIds.length, sequence.request.maxNewTokens);
+  }
+
+  /** figures of the sequences when their prompts are done */
+  private begin(results: readonly PassResult[]): void {
+    for (const [p, pass] of this.passes.entries()) {
+      const methodMs =
+        results[p]!.methodMs() + pass.sequences.reduce((ms, { selection }) => ms + (selection?.ms() ?? 0), 0);
+      for (const sequence of pass.sequences) this.completions.push(this.figures(sequence, methodMs));
+    }
   }
 
   /** the further questions of every sequence, before its own answer changes its cache; milliseconds spent */
@@ -131,33 +161,7 @@ class Generation {
     return performance.now() - start;
   }
 
-  /** a sequence takes its sampled token; the token to feed next, null when it is done */
-  private take(sequence: Sequence, sampled: number, sinceStart: number, stepMs: number): number | null {
-    const feeding = sequence.feeding;
-    const before = sequence.newIds.length;
-    if (sequence.prefillMs === 0 && !feeding) sequence.prefillMs = sinceStart;
-    else if (!feeding) sequence.tokenMs.push(stepMs);
-    const next = sequence.accept(sampled);
-    if (sequence.newIds.length > before) {
-      this.events.token?.(this.sequences.indexOf(sequence), sampled);
-      this.events.phase?.("decode", sequence.newIds.length, sequence.request.maxNewTokens);
-    }
-    return next;
-  }
-
-  /** queues a step for the sequences that go on; the finished ones leave the batch */
-  private advance(members: Sequence[], next: (number | null)[]): Sequence[] {
-    const going = members.filter((_, i) => next[i] !== null);
-    if (going.length === 0) return going;
-    const ids = Int32Array.from(next.filter((id) => id !== null));
-    if (going.length < members.length) this.loop.setMembers(going);
-    if (going.length < members.length || members.some((sequence) => sequence.wasFed)) this.loop.feed(ids);
-    this.loop.advance();
-    return going;
-  }
-
-  /** figures of a sequence when its prompt is done */
-  private begin(sequence: Sequence, methodMs: number): Completion {
+  private figures(sequence: Sequence, methodMs: number): Completion {
     const { request, cache } = sequence;
     const { heldBytes, allocatedBytes } = cache.info();
     return {
@@ -214,5 +218,19 @@ class Generation {
         numbers: sequence.end(),
       };
     });
+  }
+}
+
+/** One at a time, in the order in which they came. */
+class Turns {
+  private last: Promise<void> = Promise.resolve();
+
+  /** Waits for its turn; the result ends it. */
+  async take(): Promise<() => void> {
+    const before = this.last;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.last = promise;
+    await before;
+    return resolve;
   }
 }

@@ -1,5 +1,5 @@
 // One prefill pass over packed sequences, with their hooks, up to the hidden states of all rows.
-import type { Decoder } from "../model/decoder.ts";
+import type { Decoder, PrefillHooks } from "../model/decoder.ts";
 import { Timer } from "../native/graph.ts";
 import type { Scope } from "../native/scope.ts";
 import { Tensor } from "../native/tensor.ts";
@@ -15,25 +15,43 @@ export interface PrefillResult {
   methodMs(): number;
 }
 
-/** Runs the prompts of all sequences; their caches end as their hooks leave them. */
-export async function prefill(
-  scope: Scope,
-  decoder: Decoder,
-  sequences: readonly Sequence[],
-  breathe: () => Promise<void>,
-): Promise<PrefillResult> {
+/** The prompts of some sequences, one behind the other, on the first stage's device. */
+export interface PackedPrompts {
+  /** i32 `[1, rows]`; owned by the scope */
+  ids: Tensor;
+  /** first packed row of each sequence */
+  starts: number[];
+}
+
+/** Waits for the device: a pipeline packs all its prompts before any of them runs. */
+export function packPrompts(scope: Scope, sequences: readonly Sequence[]): PackedPrompts {
   const starts: number[] = [];
   const packed: number[] = [];
   for (const { request, promptTokens } of sequences) {
     starts.push(packed.length);
     for (let i = 0; i < promptTokens; i++) packed.push(request.ids[i]!);
   }
+  return { ids: scope.ints(Int32Array.from(packed)), starts };
+}
+
+/** Between pieces of work, and before the layers of a stage. */
+export type Around = Pick<PrefillHooks, "breathe" | "enter">;
+
+/** Runs the prompts of all sequences; their caches end as their hooks leave them. timersIn: what owns the timers behind methodMs. */
+export async function prefill(
+  scope: Scope,
+  decoder: Decoder,
+  sequences: readonly Sequence[],
+  { breathe, enter }: Around,
+  { ids, starts }: PackedPrompts = packPrompts(scope, sequences),
+  timersIn = scope,
+): Promise<PrefillResult> {
   const { layers } = decoder.config;
-  const timers = decoder.stages.map(({ context }) => scope.own(Timer.create(context, 2 * layers)));
+  const timers = decoder.stages.map(({ context }) => timersIn.own(Timer.create(context, 2 * layers)));
   const timerOf = (layer: number) => timers[decoder.stageOf(layer)]!;
   const hidden = await decoder.prefill(
     scope,
-    Int32Array.from(packed),
+    ids,
     sequences.map((sequence, s) => ({
       cache: sequence.cache,
       start: starts[s]!,
@@ -49,6 +67,7 @@ export async function prefill(
         timerOf(layer).mark(2 * layer + 1);
       },
       breathe,
+      ...(enter && { enter }),
     },
   );
   for (const { cache, promptTokens, stream } of sequences) cache.seek(promptTokens, stream);

@@ -171,8 +171,8 @@ export interface EngineInfo {
 
 export type ToEngine =
   | { type: "load"; options: EngineOptions }
-  /** requests of one call are decoded together as a batch */
-  | { type: "generate"; call: number; method: MethodSpec; requests: Request[] }
+  /** requests of one call are decoded together as a batch; with `pipeline`, as batches of so many that fill the stages of a split model */
+  | { type: "generate"; call: number; method: MethodSpec; requests: Request[]; pipeline?: number }
   | { type: "score"; call: number; method: MethodSpec; request: ScoreRequest }
   | { type: "stop" };
 

@@ -66,7 +66,7 @@ async function promptLogprobs(
   breathe: () => Promise<void>,
 ): Promise<number[]> {
   using scope = new Scope(decoder.context);
-  const { hidden } = await prefill(scope, decoder, [sequence], breathe);
+  const { hidden } = await prefill(scope, decoder, [sequence], { breathe });
   const rows = Math.min(sequence.promptTokens, ids.length - 1);
   const size = Math.max(1, Math.min(LOGIT_ROWS, rows));
   const last = scope.on(hidden.context);

@@ -44,12 +44,14 @@ async function answer(message: Exclude<ToEngine, { type: "stop" }>): Promise<Fro
       engine = Engine.load(message.options);
       return { type: "loaded", info: engine.info };
     case "generate": {
-      const { call, method, requests } = message;
-      const completions = await loaded().generate(method, requests, {
-        token: (index, id) => send({ type: "token", call, index, id }),
-        phase: (phase, done, total) => send({ type: "phase", call, phase, done, total }),
+      const { call, method, requests, pipeline } = message;
+      const events = {
+        token: (index: number, id: number) => send({ type: "token", call, index, id }),
+        phase: (phase: "prefill" | "decode", done: number, total: number) =>
+          send({ type: "phase", call, phase, done, total }),
         breathe,
-      });
+      };
+      const completions = await loaded().generate(method, requests, events, pipeline);
       return { type: "generated", call, completions };
     }
     case "score":

@@ -28,6 +28,8 @@ export interface PrefillHooks {
   afterLayer(layer: number): void;
   /** between row chunks: a chance to answer others */
   breathe(): Promise<void>;
+  /** before the layers of a stage are queued, where several prompts go through the stages one behind the other; the result leaves it */
+  enter?(stage: number): Promise<() => void>;
 }
 
 /** Buffers of a decode step of one stage for a number of sequences; made once. */
@@ -139,33 +141,42 @@ export class Decoder {
   }
 
   /**
-   * Runs the packed prompts through all layers, a layer at a time. Returns the hidden states of all rows
-   * `[rows, hiddenSize]`, before the final norm, on the last stage's device; the scope owns them.
+   * Runs the packed prompts through all layers, a layer at a time; ids i32 `[1, rows]` on the first stage's device. Returns the
+   * hidden states of all rows `[rows, hiddenSize]`, before the final norm, on the last stage's device; the scope owns them.
    */
   async prefill(
     scope: Scope,
-    ids: Int32Array,
+    ids: Tensor,
     sequences: readonly PrefillSequence[],
     hooks: PrefillHooks,
   ): Promise<Tensor> {
-    let hidden = Tensor.create(this.context, this.dtype, ids.length, this.config.hiddenSize);
+    let hidden: Tensor | undefined;
     try {
-      using idTensor = Tensor.from(this.context, ids, 1, ids.length);
-      ops.embed(this.weights.embed, idTensor, hidden);
-      for (const stage of this.stages) {
-        if (stage.context !== hidden.context) {
-          const next = Tensor.create(stage.context, this.dtype, ids.length, this.config.hiddenSize);
-          using left = hidden;
-          hidden = next;
-          left.copyToPeer(hidden);
+      for (const [s, stage] of this.stages.entries()) {
+        const leave = await hooks.enter?.(s);
+        try {
+          hidden = this.enterStage(stage, ids, hidden);
+          await this.prefillStage(stage, hidden, sequences, hooks);
+        } finally {
+          leave?.();
         }
-        await this.prefillStage(stage, hidden, sequences, hooks);
       }
     } catch (error) {
-      hidden.dispose();
+      hidden?.dispose();
       throw error;
     }
-    return scope.own(hidden);
+    return scope.own(hidden!);
+  }
+
+  /** the embedded tokens, or the hidden states of the stage before */
+  private enterStage({ context }: Stage, ids: Tensor, before: Tensor | undefined): Tensor {
+    const hidden = Tensor.create(context, this.dtype, ids.columns, this.config.hiddenSize);
+    if (!before) ops.embed(this.weights.embed, ids, hidden);
+    else {
+      before.copyToPeer(hidden);
+      before.dispose();
+    }
+    return hidden;
   }
 
   /** the layers of a stage, over hidden states on its device */

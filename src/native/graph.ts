@@ -55,6 +55,11 @@ export class Timer {
     this.context.library.check(this.context.library.native.kva_timer_mark(this.pointer, slot));
   }
 
+  /** What is queued in `context` from here on waits for a mark; the host does not. */
+  hold(slot: number, context: Context): void {
+    this.context.library.check(this.context.library.native.kva_timer_wait(this.pointer, slot, context.pointer));
+  }
+
   /** milliseconds between two marks; waits for them */
   read(from: number, to: number): number {
     this.context.library.check(this.context.library.native.kva_timer_read(this.pointer, from, to, this.elapsed));

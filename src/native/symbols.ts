@@ -163,4 +163,7 @@ export const symbols = {
     "i32",
     "ptr",
   ),
+
+  kva_timer_wait: status("ptr", "i32", "ptr"),
+  kva_tensor_peer_pull: status("ptr", "ptr"),
 } as const;

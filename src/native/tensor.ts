@@ -176,6 +176,11 @@ export class Tensor {
     this.context.library.check(this.context.library.native.kva_tensor_peer_copy(this.pointer, to.pointer));
   }
 
+  /** As copyToPeer, queued on the device of `to` alone: this tensor must be filled, and stay, until the copy has run. */
+  pullToPeer(to: Tensor): void {
+    this.context.library.check(this.context.library.native.kva_tensor_peer_pull(this.pointer, to.pointer));
+  }
+
   fill(value: number): void {
     this.context.library.check(this.context.library.native.kva_tensor_fill(this.pointer, value));
   }

@@ -63,6 +63,7 @@ export const resultsSchema = v.looseObject({
         peakBytes: nullable,
         speedUp: nullable,
         idleShare: v.optional(nullable, null),
+        throughput: v.optional(nullable, null),
       }),
     ),
     totals: v.array(v.object({ method: v.string(), batch: v.number(), ms: v.number(), partial: v.boolean() })),

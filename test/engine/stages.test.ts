@@ -71,6 +71,42 @@ eachBackend("a split model", (backend) => {
       }
     });
 
+    test("samples in a pipeline get what they get alone, whatever their lengths and ends", async () => {
+      const lengths = [130, 61, 90, 7, 45, 33];
+      const samples = lengths.map((rows, s) =>
+        request(randomIds(rows, 20 + s), { id: `s${s}`, maxNewTokens: 3 + 4 * s }),
+      );
+      samples[2]!.questionStart = 80;
+      for (const method of methods) {
+        const expected = [];
+        for (const sample of samples) expected.push(...settled(await generate(whole, method, [sample])));
+        for (const [engine, size] of [
+          [halves, 1],
+          [quarters, 2],
+        ] as const) {
+          const before = footprint(engine);
+          const done = settled(await generate(engine, method, samples, undefined, size));
+          const bare = (all: typeof done) => all.map(({ cacheAllocatedBytes, devicePeakBytes, ...rest }) => rest);
+          expect(bare(done)).toEqual(bare(expected));
+          expect(footprint(engine)).toEqual(before);
+        }
+      }
+    });
+
+    test("a prompt that fails in a pipeline fails the call and leaves nothing", async () => {
+      const before = footprint(halves);
+      const good = request(randomIds(60, 1), { id: "good" });
+      const events = { breathe: async () => {} };
+      const method = await methodOf("SnapKV[capacity=40]");
+      const tight = openEngine({ device: device(2) }, model, { memoryLimit: 1_500_000 });
+      const empty = footprint(tight);
+      const long = request(randomIds(3000, 2), { id: "long" });
+      await expect(tight.generate(method, [good, long, good], events, 1)).rejects.toThrow(/bytes are needed for/);
+      expect(footprint(tight)).toEqual(empty);
+      tight.dispose();
+      expect(footprint(halves)).toEqual(before);
+    });
+
     test("graphs, eager steps and one device give the same logits", async () => {
       const inputs = [90, 33].map((rows, s) => traceOf(rows, 12, s));
       const method = methods.find(({ label }) => label.startsWith("SnapKV"))!;

@@ -76,9 +76,10 @@ export async function generate(
   method: MethodSpec,
   requests: Request[],
   breathing = breathe,
+  pipeline?: number,
 ): Promise<Generated[]> {
   const numbers = (ranges: string[][]) => ranges.map((heads) => heads.map(positionsOf));
-  return (await engine.generate(method, requests, { breathe: breathing })).map(({ kept, ...rest }) => ({
+  return (await engine.generate(method, requests, { breathe: breathing }, pipeline)).map(({ kept, ...rest }) => ({
     ...rest,
     ...(kept && { kept: numbers(kept.prompt), keptAtEnd: numbers(kept.end) }),
   }));
@@ -93,11 +94,15 @@ export const settled = (completions: readonly Generated[]) =>
 
 /** Bytes and allocations of an engine while no request runs. */
 export function footprint(engine: Engine) {
-  const { context } = engine.decoder;
-  context.sync();
-  context.trim();
-  const { bytes, allocations } = context.memory();
-  return { bytes, allocations };
+  const all = engine.decoder.stages.map(({ context }) => {
+    context.sync();
+    context.trim();
+    return context.memory();
+  });
+  return {
+    bytes: all.reduce((sum, { bytes }) => sum + bytes, 0),
+    allocations: all.reduce((sum, { allocations }) => sum + allocations, 0),
+  };
 }
 
 /** Runs prompts and given tokens as one batch under a method. */

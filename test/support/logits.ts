@@ -19,7 +19,7 @@ export async function sayAll(engine: Engine, ids: readonly number[]): Promise<Sa
   using scope = new Scope(decoder.context);
   const request = { id: "say", ids: [...ids], maxNewTokens: 1, stopIds: [], sampling: greedy };
   const sequence = new Sequence(scope, decoder, request, method, model);
-  const { hidden } = await prefill(scope, decoder, [sequence], breathe);
+  const { hidden } = await prefill(scope, decoder, [sequence], { breathe });
   const normed = scope.tensor(decoder.dtype, ids.length, decoder.config.hiddenSize);
   const logits = scope.tensor("float32", ids.length, decoder.config.vocabSize);
   decoder.logits(hidden, normed, logits);

@@ -45,6 +45,12 @@ export const wrongTensors: Wrong[] = [
     ({ native, t }) => native.kva_tensor_copy(t("int32", 2, 2), t("float16", 2, 2)),
     /i32/,
   ],
+  ["tensor_peer_pull: other shape", ({ native, f }) => native.kva_tensor_peer_pull(f(4, 4), f(5, 4)), /\[5, 4\]/],
+  [
+    "timer_wait: a slot that was not marked",
+    ({ native, timer, c }) => native.kva_timer_wait(timer, 0, c),
+    /slot 0 was never marked/,
+  ],
   ["tensor_peer_copy: other shape", ({ native, f }) => native.kva_tensor_peer_copy(f(4, 4), f(5, 4)), /\[5, 4\]/],
   [
     "tensor_fill: not an integer's value",
