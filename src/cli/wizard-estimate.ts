@@ -23,12 +23,15 @@ export interface Wanted {
   /** those chosen */
   devices: readonly DeviceEntry[];
   copiesPerDevice: number;
+  /** over which the layers of a copy are split */
+  devicesPerCopy: number;
 }
 
 export interface Need {
   label: string;
+  /** of a device */
   bytes: number;
-  /** of it, what the cache holds after the prompt */
+  /** what the cache holds after the prompt, on all devices of the copy */
   cacheBytes: number;
 }
 
@@ -60,7 +63,8 @@ export function memoryNeeds(wanted: Wanted, registry: Registry): Need[] {
       cacheBytes += info.kvHeads * (head.keyBytes + head.valueBytes + 4 * head.rows);
     }
     const full = cacheBytes >= info.layers * layerBytes;
-    const bytes = stored + activations + cacheBytes + (full ? 0 : layerBytes);
+    const shared = (stored + cacheBytes) / wanted.devicesPerCopy;
+    const bytes = shared + activations + (full ? 0 : layerBytes);
     return { label: spec.label, bytes: wanted.copiesPerDevice * bytes, cacheBytes };
   });
 }
@@ -104,11 +108,11 @@ export function roughSpeed({ facts: { info, dtype }, weights, lengths }: Wanted,
 
 /** `speed`: milliseconds of a prompt token, as an earlier run measured it. */
 export function timeLine(wanted: Wanted, speed: number | undefined): string | undefined {
-  const { lengths, samples, methods, devices, copiesPerDevice } = wanted;
+  const { lengths, samples, methods, devices, copiesPerDevice, devicesPerCopy } = wanted;
   if (lengths.length === 0 || devices.length === 0) return undefined;
   const tokens = samples * methods.length * lengths.reduce((sum, length) => sum + length, 0);
   const perToken = speed ?? roughSpeed(wanted, devices[0]!);
-  const time = formatDuration((tokens * perToken) / (devices.length * copiesPerDevice));
+  const time = formatDuration((tokens * perToken) / ((devices.length * copiesPerDevice) / devicesPerCopy));
   const why = speed === undefined ? "a guess from the model's size" : "as fast as the last run of this model";
   return `time       about ${time}, ${why}`;
 }

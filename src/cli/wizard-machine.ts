@@ -89,6 +89,7 @@ export async function addFacts(facts: WizardFacts, memory: Memory): Promise<void
       methods: parseMethods(["Full", ...flags.acceleration], readSettings({ ...flags }).sets, registry, model.info),
       devices: devices.filter((device) => flags.device.includes(deviceChoice(device).value)),
       copiesPerDevice: Number(flags.gp_num?.split("/")[1] ?? 1),
+      devicesPerCopy: Number(flags.gp_num?.split("/")[0] ?? 1),
     };
   };
   const more: Partial<WizardFacts> = {

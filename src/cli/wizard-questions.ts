@@ -84,7 +84,7 @@ export function* setupQuestions(facts: WizardFacts, given: Answers, before: Answ
   yield deviceQuestion(facts, before);
   const devices = [given.device ?? []].flat();
   const gpus = facts.devices.filter((device) => device.gpu && devices.includes(device.value));
-  if (gpus.length > 0) yield copiesQuestion(before);
+  if (gpus.length > 0) yield copiesQuestion(before, gpus.length);
   if (given.device !== undefined) yield dtypeQuestion(facts, given, before);
 }
 
@@ -106,9 +106,15 @@ function deviceQuestion(facts: WizardFacts, before: Answers): Question {
   return { ...common, message: "Devices", kind: "many", initial: preset, required: true, check };
 }
 
-function copiesQuestion(before: Answers): Question {
+function copiesQuestion(before: Answers, gpus: number): Question {
+  const shared = [2, 4, 8].filter((size) => size <= gpus && gpus % size === 0);
   const choices = [
     { value: "1", label: "1", hint: "one copy of the model on each GPU" },
+    ...shared.map((size) => ({
+      value: `${size}`,
+      label: `${size}`,
+      hint: `the layers of a copy split over ${size} GPUs`,
+    })),
     { value: "1/2", label: "1/2", hint: "two copies on each GPU: small models" },
   ];
   return {

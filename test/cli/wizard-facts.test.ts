@@ -68,6 +68,7 @@ function wanted(more: Partial<Wanted> = {}): Wanted {
     methods: parseMethods(["Full", "SnapKV[capacity=2048]"], [], registry, info),
     devices: [device("cuda:0", 80 * gib), device("cuda:1", 24 * gib), device("cuda:2", gib)],
     copiesPerDevice: 1,
+    devicesPerCopy: 1,
     ...more,
   };
 }
@@ -86,6 +87,8 @@ test("memory of each method at the longest length, beside what each chosen devic
   ]);
   const [twice] = memoryNeeds(wanted({ dtype: "float32", copiesPerDevice: 2 }), registry);
   expect(twice!.bytes / gib).toBeCloseTo(2 * (2 * 35.125 - 0.125), 3);
+  const [split] = memoryNeeds(wanted({ devicesPerCopy: 2 }), registry);
+  expect(split!.bytes / gib).toBeCloseTo((15 + 16.125) / 2 + 4, 3);
 });
 
 test("time goes by an earlier run's speed, shared by the devices; without one it is a guess and says so", () => {

@@ -105,6 +105,10 @@ test("GPUs come chosen, do not mix with the CPU, and bring the question of copie
   expect(problem(question, ["0", "cpu"])).toStartWith("GPUs and the CPU do not run together");
   expect(problem(question, [])).toBe("choose at least one");
   expect(next(talk([["device", ["cpu"]]], state)).id).toBe("torch_dtype");
+  const sizes = (chosen: string[]) =>
+    (next(talk([["device", chosen]], state)) as Extract<Question, { kind: "one" }>).choices;
+  expect(sizes(["0"]).map(({ value }) => value)).toEqual(["1", "1/2"]);
+  expect(sizes(["0", "1"]).map(({ value }) => value)).toEqual(["1", "2", "1/2"]);
   const flags = flagsOf(
     talk(
       [
