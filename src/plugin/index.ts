@@ -24,26 +24,35 @@ export type Category = (typeof categories)[number];
 export interface ModelInfo {
   /** `llama`, `mistral`, `qwen2`, `qwen3`, `glm`, `glm4` */
   readonly family: string;
+  /** decoder layers */
   readonly layers: number;
+  /** query heads */
   readonly heads: number;
+  /** KV heads: what a cache is stored by */
   readonly kvHeads: number;
+  /** channels of a head */
   readonly headDim: number;
+  /** width of the hidden state */
   readonly hiddenSize: number;
 }
 
 /** Scores on the device: fp32 `[kvHeads, columns]`. Freed when the hook ends. */
 export interface Scores {
+  /** KV heads */
   readonly rows: number;
+  /** cache rows that have a score */
   readonly columns: number;
 }
 
 /** Row numbers chosen per KV head, ascending: i32 `[kvHeads, count]`, where heads have numbers of their own, at most `count`. Freed when the hook ends. */
 export interface Rows {
+  /** rows chosen in each KV head */
   readonly count: number;
 }
 
 /** The layer's keys or values, for the ops that read them. */
 export interface CacheRows {
+  /** which of the two */
   readonly kind: "keys" | "values";
 }
 
@@ -51,6 +60,7 @@ export interface CacheRows {
 export interface Quantization {
   /** bits of a code: 2 or 4 */
   keyBits: number;
+  /** bits of a value's code: 2 or 4 */
   valueBits: number;
   /** 32, 64 or 128: tokens of a group of keys (per channel), channels of a group of values (per token) */
   group: number;
@@ -60,8 +70,11 @@ export interface Quantization {
 
 /** What one KV head is expected to hold. A method of the kind channels or quantization changes what those before it left. */
 export interface Storage {
+  /** rows held after the prompt */
   readonly rows: number;
+  /** bytes of their keys */
   readonly keyBytes: number;
+  /** bytes of their values */
   readonly valueBytes: number;
   /** channels that stored keys have, those of the newest rows excepted */
   readonly keyChannels: number;
@@ -71,6 +84,7 @@ export interface Storage {
 
 /** Post-RoPE queries of the last `count` prompt tokens: `[count, heads * headDim]`. */
 export interface Queries {
+  /** query tokens, the last ones of the prompt */
   readonly count: number;
 }
 
@@ -88,10 +102,13 @@ export interface WindowStats {
 
 /** How the oldest row merges: into the values of the next `targets` rows, with p = its side value / the mean of theirs. */
 export interface MergeOptions {
+  /** first rows that never merge */
   sinks: number;
+  /** following rows that take the value, a share each */
   targets: number;
   /** drawn with probability p (Philox of seed, layer, sequence, position and KV head); where p is 1; always with weight p; always; never */
   decision: "bernoulli" | "threshold" | "expected" | "always" | "never";
+  /** of the draws */
   seed: number;
 }
 
@@ -101,16 +118,21 @@ export interface Layer {
   readonly index: number;
   /** layers of the model */
   readonly layers: number;
+  /** query heads */
   readonly heads: number;
+  /** KV heads */
   readonly kvHeads: number;
   /** query heads that share a KV head */
   readonly groupSize: number;
+  /** channels of a head */
   readonly headDim: number;
   /** rows that the longest KV head holds */
   readonly length: number;
   /** tokens of the prompt */
   readonly promptTokens: number;
+  /** the keys held, as the ops take them */
   readonly keys: CacheRows;
+  /** the values held, as the ops take them */
   readonly values: CacheRows;
 
   /**
@@ -122,7 +144,9 @@ export interface Layer {
   at(layer: number): Layer;
   /** The values of a side array of this plugin (named in `needs.sideArrays`): `[kvHeads, length]`, a copy. */
   side(name: string): Scores;
+  /** Replaces the values of a side array: `[kvHeads, length]`. */
   setSide(name: string, scores: Scores): void;
+  /** Adds to the values of a side array: `[kvHeads, length]`. */
   addSide(name: string, scores: Scores): void;
   /**
    * Prefill: keeps the rows `[0, first)`, the chosen `rows` and the `last` rows, and frees all others of this layer.
@@ -248,6 +272,7 @@ export interface Needs {
 
 /** Hooks of one sequence. All are synchronous and optional; state lives in the closure of `create`. */
 export interface Hooks {
+  /** what the hooks ask for; nothing keeps the fastest path */
   needs?: Needs;
   /**
    * prefill, once a layer, before attention over the whole prompt: the blocks it reads; nothing: it reads everything. All rows stay.
@@ -275,9 +300,11 @@ export interface Plugin<P extends Params = Params> {
   about: string;
   /** address of the paper */
   paper: string;
+  /** what it does to the cache or to attention; decides what it composes with */
   category: Category;
   /** model families it works with; absent: all */
   families?: readonly string[];
+  /** what users may set, by key; each a `param.*` */
   params: P;
   /** named sets of parameter values; `paper` is the defaults and need not be listed */
   presets?: Record<string, Record<string, unknown>>;
@@ -299,6 +326,7 @@ export interface Plugin<P extends Params = Params> {
   ): number;
   /** storage of one KV head after this method's prefill hook, for the expected figures; absent: as before */
   expectedStorage?(values: ParamValues<P>, before: Storage, model: ModelInfo): Storage;
+  /** fresh hooks for one sequence; state that lasts from hook to hook is a variable in here */
   create(values: ParamValues<P>, model: ModelInfo): Hooks;
 }
 

@@ -72,6 +72,7 @@ export const param = {
       : schema;
     return { type: "int", ...options, schema: checked };
   },
+  /** any number within the range */
   number(options: Range & { default: number }): Param<number> {
     return { type: "number", ...options, schema: numeric("a number", false, options) };
   },
@@ -79,6 +80,7 @@ export const param = {
   flag(options: { about: string; default: boolean }): Param<boolean> {
     return { type: "flag", ...options, schema: v.boolean("must be true or false") };
   },
+  /** one of the words */
   choice<const C extends string>(options: { about: string; default: C; choices: readonly C[] }): Param<C> {
     const text = `must be one of ${options.choices.join(", ")}`;
     return { type: "choice", ...options, schema: v.picklist(options.choices, text) as v.GenericSchema<unknown, C> };
