@@ -2,6 +2,7 @@
 import * as v from "valibot";
 import { longbenchDefaults, longbenchNames } from "./longbench-tasks.ts";
 import { truncations } from "./longbench-truncate.ts";
+import { type TemplateName, templateNames } from "./named-templates.ts";
 import { overflowPolicies } from "./overflow.ts";
 import { rulerTaskNames, shortestLength, standardLengths } from "./ruler-tasks.ts";
 
@@ -63,8 +64,8 @@ const set = v.lazy((value) => (Array.isArray(value) ? v.array(text) : settings))
 
 /** null and `default` are other toolkits' names for the model's own template */
 const template = v.pipe(
-  v.nullable(choice(["auto", "default", "none"])),
-  v.transform((name): "auto" | "none" => (name === "none" ? "none" : "auto")),
+  v.nullable(choice(["auto", "default", "none", ...templateNames])),
+  v.transform((name): "auto" | "none" | TemplateName => (name === null || name === "default" ? "auto" : name)),
 );
 
 const dtype = v.pipe(
@@ -167,7 +168,7 @@ export const configDefaults = {
   build_data: true,
   data_dir: null,
   no_template_tasks: null,
-  template: "auto",
+  template: "auto" as "auto" | "none" | TemplateName,
   prefix_mode: "assistant",
   on_overflow: "error",
   truncate: "tokens",

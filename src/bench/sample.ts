@@ -1,6 +1,7 @@
 // One benchmark sample in its normal form, and the prompt it becomes: text, token ids, where the question starts.
 
 import type { LongbenchMetric } from "./longbench-score.ts";
+import { namedTemplates, type TemplateName } from "./named-templates.ts";
 
 export interface Message {
   role: "user" | "assistant";
@@ -60,8 +61,8 @@ export interface Sample {
 }
 
 export interface PromptOptions {
-  /** auto: the model's chat template where it has one */
-  template: "auto" | "none";
+  /** auto: the model's chat template where it has one; or one by name */
+  template: "auto" | "none" | TemplateName;
   prefixMode: PrefixMode;
   /** default: turn with a chat template, inline without */
   fewshot?: "turn" | "inline";
@@ -79,6 +80,8 @@ export interface Prompt {
   /** tokenizes further text the way `text` was */
   encode: (text: string) => number[];
   templated: boolean;
+  /** writes a conversation up to the head of the next answer; absent without a template */
+  render?: (messages: readonly Message[]) => string;
   /** the file's text had a template inside, so none was added */
   hadTemplate: boolean;
   /** as it was done: an opening inside the text stays in the user turn */
@@ -118,20 +121,27 @@ export function userText(sample: Parts): string {
   return sample.lead + sample.context + sample.question;
 }
 
-function buildText(sample: Parts, codec: TextCodec, options: PromptOptions, templated: boolean): string {
-  const inTurn = templated && options.fewshot !== "inline";
+function rendererOf(codec: TextCodec, { template }: PromptOptions): Prompt["render"] {
+  if (template === "none") return undefined;
+  if (template !== "auto") return namedTemplates[template];
+  if (codec.hasChatTemplate !== true || codec.applyChatTemplate === undefined) return undefined;
+  return (messages) => codec.applyChatTemplate!(messages, { addGenerationPrompt: true, date: promptDate });
+}
+
+function buildText(sample: Parts, options: PromptOptions, render: Prompt["render"]): string {
+  const inTurn = render !== undefined && options.fewshot !== "inline";
   const head = sample.example && !inTurn ? inlineExample(sample.example) : "";
   const gap = sample.source === "builtin" && sample.opening !== "" ? "\n" : "";
   const opening = options.prefixMode === "none" ? "" : sample.opening;
   const user = head + userText(sample);
-  if (!templated) return opening === "" ? user : user + gap + opening;
+  if (render === undefined) return opening === "" ? user : user + gap + opening;
   const messages: Message[] = [];
   if (sample.example && inTurn) {
     messages.push({ role: "user", content: sample.example.user });
     messages.push({ role: "assistant", content: sample.example.assistant });
   }
   messages.push({ role: "user", content: options.prefixMode === "user" ? user + gap + opening : user });
-  const text = codec.applyChatTemplate!(messages, { addGenerationPrompt: true, date: promptDate });
+  const text = render(messages);
   return options.prefixMode === "assistant" ? text + opening : text;
 }
 
@@ -146,12 +156,9 @@ function findUserText(text: string, sample: Parts): number | null {
 /** Puts a sample together as one string and tokenizes that once. */
 export function assemble(sample: Parts, codec: TextCodec, options: PromptOptions): Prompt {
   const hadTemplate = holdsTemplate(sample, codec);
-  const templated =
-    options.template === "auto" &&
-    codec.hasChatTemplate === true &&
-    !hadTemplate &&
-    codec.applyChatTemplate !== undefined;
-  const text = buildText(sample, codec, options, templated);
+  const render = hadTemplate ? undefined : rendererOf(codec, options);
+  const templated = render !== undefined;
+  const text = buildText(sample, options, render);
   const encode = (piece: string) => codec.encode(piece, { special: !templated && !hadTemplate });
   const ids = encode(text);
   const userStart = findUserText(text, sample);
@@ -164,6 +171,7 @@ export function assemble(sample: Parts, codec: TextCodec, options: PromptOptions
     userStart,
     encode,
     templated,
+    ...(render && { render }),
     hadTemplate,
     prefixMode: templated && sample.meta.openingInInput === true ? "user" : options.prefixMode,
   };
@@ -182,14 +190,16 @@ export function followUpIds(
 ): number[] {
   const own = (text: string) => codec.encode(text, { special: false });
   const gap = asked.opening === "" ? "" : "\n";
-  if (!prompt.templated) {
+  if (prompt.render === undefined) {
     const before = contextOnly ? "" : String(sample.meta.answer);
     return own(`${before}${asked.question}${gap}${asked.opening}`);
   }
   if (contextOnly) {
     const other = { ...sample, question: asked.question, opening: asked.opening };
-    const whole = assemble(other, codec, { template: "auto", prefixMode: prompt.prefixMode });
-    return whole.ids.slice(whole.questionStart!);
+    const text = buildText(other, { template: "auto", prefixMode: prompt.prefixMode }, prompt.render);
+    const ids = own(text);
+    const start = findUserText(text, other)! + sample.lead.length + sample.context.length;
+    return ids.slice(tokenOffset(text, ids, start, own));
   }
   const given = prompt.prefixMode === "assistant" ? sample.opening : "";
   const answered = (given + String(sample.meta.answer)).trim();
@@ -199,7 +209,7 @@ export function followUpIds(
     { role: "assistant", content: answered },
     { role: "user", content: asked.question.trimStart() },
   ];
-  const whole = codec.applyChatTemplate!(messages, { addGenerationPrompt: true, date: promptDate }) + asked.opening;
+  const whole = prompt.render(messages) + asked.opening;
   return own(whole.slice(whole.lastIndexOf(answered) + given.length));
 }
 

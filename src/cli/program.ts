@@ -98,7 +98,10 @@ function addRun(program: Command): Command {
     .option("--limit <n>", "at most so many samples per task and length", natural)
     .option("--max_length <tokens>", "cap on prompt tokens", natural)
     .option("--batch_size <n...>", "sequences that run together; several sizes run one after the other")
-    .option("--template <name>", "auto (the model's own chat template) or none")
+    .option(
+      "--template <name>",
+      "auto (the model's own chat template), none, or one by name: llama3, mistral, qwen, ...",
+    )
     .option("--questions <n>", "questions over one compressed context (niah and vt tasks); 1", natural)
     .option("--view <view>", "question_aware or context_only: what a method sees when it compresses")
     .option("--repeat <n>", "measurements of each sample", natural)
@@ -209,7 +212,10 @@ function addData(program: Command): Command {
     .option("--length <tokens...>", "lengths; default those of the benchmark file")
     .option("--num_samples <n>", "samples per task and length", natural)
     .option("--seed <n>", "seed of the samples (42)", whole)
-    .option("--template <name>", "auto (the model's own chat template) or none")
+    .option(
+      "--template <name>",
+      "auto (the model's own chat template), none, or one by name: llama3, mistral, qwen, ...",
+    )
     .addOption(
       new Option("--dialect <name>", "whose field names a RULER file has (ruler)").choices([
         "ruler",

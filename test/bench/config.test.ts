@@ -53,6 +53,20 @@ describe("files", () => {
     expect(other).toMatchObject({ build_data: false, no_template_tasks: ["all"], template: "auto" });
     expect(promptOptions(other, "vt").template).toBe("none");
     expect(promptOptions(config, "vt").template).toBe("auto");
+    expect(parse("template: llama3").template).toBe("llama3");
+    const longbench = parseBenchmarkConfig(
+      [
+        "benchmark_name: LongBench",
+        'task_name: ["narrativeqa","qasper","2wikimqa","trec","lcc","repobench-p","gov_report_e"]',
+        'no_template_tasks: ["trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"]',
+        'template: "chatglm" # choose from ./models/utils/build_chat.py',
+      ].join("\n"),
+      "LongBench.yaml",
+    );
+    expect(longbench).toMatchObject({ on_overflow: "truncate_middle", template: "chatglm", length: [] });
+    expect(longbench.task_names).toContain("gov_report_e");
+    expect(promptOptions(longbench, "qasper").template).toBe("chatglm");
+    expect(promptOptions(longbench, "lcc").template).toBe("none");
   });
 
   test("may be JSON, and spell keys, tasks and parameters in camel, snake or kebab case", () => {

@@ -1,6 +1,7 @@
 // Prompts: where templates, openings and examples go, where the question begins, what happens to prompts that are too long.
 import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
+import type { TemplateName } from "../../src/bench/named-templates.ts";
 import { applyLimit, truncateMiddle } from "../../src/bench/overflow.ts";
 import { rulerSample } from "../../src/bench/ruler.ts";
 import { rulerTaskNames } from "../../src/bench/ruler-tasks.ts";
@@ -159,4 +160,17 @@ describe("prompts over the cap", () => {
     expect(applyLimit("x", ids, 4, "skip")).toBeNull();
     expect(applyLimit("x", ids, 10, "error")).toEqual({ ids, truncated: false });
   });
+});
+
+test("a template by name wraps the turns, whatever the model's own is", () => {
+  const sample = { ...rulerSample(request("niah_single_1", 512), 0).sample, context: " A text." };
+  const text = (template: TemplateName) => assemble(sample, chunkCodec(), { ...assistant, template }).text;
+  const user = `${sample.lead}${sample.context}${sample.question}`;
+  expect(text("llama3")).toBe(
+    `<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n${user}<|eot_id|>` +
+      `<|start_header_id|>assistant<|end_header_id|>\n\n${sample.opening}`,
+  );
+  expect(text("mistral")).toBe(`<s>[INST] ${user} [/INST]${sample.opening}`);
+  expect(text("qwen")).toBe(`<|im_start|>user\n${user}<|im_end|>\n<|im_start|>assistant\n${sample.opening}`);
+  expect(text("glm4")).toBe(`[gMASK]<sop><|user|>\n${user}<|assistant|>\n${sample.opening}`);
 });
