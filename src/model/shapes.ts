@@ -124,10 +124,16 @@ const shapes: Readonly<Record<string, Record<string, unknown>>> = {
 
 export const shapeNames: readonly string[] = Object.keys(shapes);
 
+/** The config.json of a shape. */
+export function shapeJson(name: string): Readonly<Record<string, unknown>> {
+  const shape = Object.hasOwn(shapes, name) ? shapes[name] : undefined;
+  if (!shape) throw new KvaError("usage", `there is no shape "${name}"; there is ${shapeNames.join(", ")}`);
+  return shape;
+}
+
 /** The config of a shape, or of its first `layers` layers. */
 export function shapeConfig(name: string, layers?: number): ModelConfig {
-  const shape = Object.hasOwn(shapes, name) ? shapes[name]! : undefined;
-  if (!shape) throw new KvaError("usage", `there is no shape "${name}"; there is ${shapeNames.join(", ")}`);
+  const shape = shapeJson(name);
   const all = Number(shape.num_hidden_layers);
   if (layers !== undefined && !(Number.isInteger(layers) && layers >= 1 && layers <= all)) {
     throw new KvaError("usage", `the shape ${name} has ${all} layers; ${layers} of them cannot be run`);
