@@ -1,5 +1,5 @@
 // The speed table of a card in under eight minutes: what a layer and whole models take, beside floors from measured ceilings and the targets.
-// usage: make bench [OUT=folder]; BENCH=layer,end,methods,scaling,limit picks parts, BENCH_ROWS=131072 lengths of the
+// usage: make bench [OUT=folder]; BENCH=layer,end,methods,scaling,limit,long picks parts, BENCH_ROWS=131072 lengths of the
 // layer part; without a GPU a short table of the CPU build is made.
 import { mkdirSync } from "node:fs";
 import type { ModelConfig } from "../src/model/config.ts";
@@ -60,9 +60,11 @@ async function scalingRows(runner: Runner, top: Ceilings): Promise<Row[]> {
   const rows: Row[] = [];
   for (const method of ["Full", kept("SnapKV"), "KIVI"])
     for (const prompt of [4 * K, 8 * K, 16 * K, 32 * K, 64 * K])
-      rows.push(
-        ...(await endToEnd(runner, top, "scaling", { method, prompt, newTokens: 32, repetitions: 2 }, {}, true)),
-      );
+      rows.push(...(await endToEnd(runner, top, "scaling", { method, prompt, newTokens: 32 }, {}, true)));
+  for (const prompt of [8 * K, 16 * K, 32 * K, 64 * K, 128 * K]) {
+    const test = { method: "XAttention[stride=16]", prompt, newTokens: 8, density: 0.2 };
+    rows.push(...(await endToEnd(runner, top, "scaling", test, {}, true)));
+  }
   for (const method of ["Full", kept("SnapKV"), "KIVI"])
     for (const sequences of [8, 32])
       rows.push(
@@ -96,12 +98,32 @@ async function methodRows(shape: string, device: string, top: Ceilings, layers: 
   const rows: Row[] = [];
   try {
     for (const prompt of [32 * K, 128 * K])
-      for (const method of ["Full", ...evictors, "KIVI", "ThinK"])
+      for (const method of ["Full", ...evictors, "KIVI", "ThinK", "XAttention[stride=16]", "FlexPrefill"])
         rows.push(...(await endToEnd(runner, top, "methods", { method, prompt, newTokens: 48 }, {}, prompt > 32 * K)));
   } finally {
     await runner.stop();
   }
   return rows;
+}
+
+/** A prompt of a million tokens on two layers; the peak of all layers adds the weights and the kept rows of the others. */
+async function longRows(shape: string, device: string, top: Ceilings): Promise<Row[]> {
+  const layers = 2;
+  const runner = await Runner.start({ shape, device, layers });
+  try {
+    const test = { method: kept("SnapKV"), prompt: K * K, newTokens: 16 };
+    const made = await endToEnd(runner, top, "long prompt", test, {}, true);
+    const prefill = made[0];
+    if (!prefill?.peakBytes) return made;
+    const { heads, kvHeads, headDim, hiddenSize, intermediateSize } = runner.config;
+    const weights = 2 * ((2 * heads + 2 * kvHeads) * headDim + 3 * intermediateSize) * hiddenSize;
+    const others = shapeConfig(shape).layers - layers;
+    const peak = prefill.peakBytes + others * (weights + 4 * 2048 * kvHeads * headDim);
+    prefill.note = `${layers} layers; all: ${(peak / GIB).toFixed(1)} GiB at the peak; ${prefill.note}`;
+    return made;
+  } finally {
+    await runner.stop();
+  }
 }
 
 async function cpuRows(shape: string, top: Ceilings): Promise<Row[]> {
@@ -120,7 +142,7 @@ async function cpuRows(shape: string, top: Ceilings): Promise<Row[]> {
 const hasGpu = process.env.KVACCEL_BACKEND !== "cpu" && Bun.which("nvidia-smi") !== null;
 const shape = hasGpu ? "llama-3.1-8b" : "tiny-ruler";
 const device = hasGpu ? "cuda:0" : "cpu:0";
-const parts = new Set((process.env.BENCH ?? "layer,end,scaling,methods,limit").split(","));
+const parts = new Set((process.env.BENCH ?? "layer,end,scaling,methods,limit,long").split(","));
 const folder = process.argv[2];
 if (folder) mkdirSync(folder, { recursive: true });
 
@@ -152,4 +174,5 @@ if (!hasGpu) {
   }
   await part("methods", () => methodRows(shape, device, top, 8));
   await part("limit", () => limitRows(shape, device, top));
+  await part("long", () => longRows(shape, device, top));
 }

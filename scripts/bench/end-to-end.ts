@@ -21,6 +21,8 @@ export interface Test {
   newTokens: number;
   sequences?: number;
   repetitions?: number;
+  /** share of the blocks that a sparse method reads in prefill, in place of what it chose */
+  density?: number;
 }
 
 export interface Sample {
@@ -29,6 +31,8 @@ export interface Sample {
   tokenMs: number[];
   cacheBytes: number;
   peakBytes: number;
+  /** of a sparse method: share of the blocks that were read, and the time of the choice in milliseconds */
+  sparse?: { density: number; selectMs: number };
 }
 
 /** An engine with random weights, and the methods by name. */
@@ -60,18 +64,20 @@ export class Runner {
 
   /** Runs a test; the first run does not count where `warm` is not given. Throws where the engine fails. */
   async run(test: Test, warm = false): Promise<Sample> {
-    const { method, prompt, newTokens, sequences = 1, repetitions = 1 } = test;
+    const { method, prompt, newTokens, sequences = 1, repetitions = 1, density } = test;
     const spec = await this.method(method);
     const runs: Completion[][] = [];
     for (let repetition = warm ? 0 : -1; repetition < repetitions; repetition++) {
-      const requests = Array.from({ length: sequences }, (_, at) =>
-        request(prompt, newTokens, at, repetition, this.config.vocabSize),
-      );
+      const requests = Array.from({ length: sequences }, (_, at) => ({
+        ...request(prompt, newTokens, at, repetition, this.config.vocabSize),
+        ...(density === undefined ? {} : { density }),
+      }));
       const completions = await this.engine.generate(spec, requests);
       const failed = completions.find(({ status }) => status !== "ok");
       if (failed) throw new Error(failed.error ?? failed.status);
       if (repetition >= 0) runs.push(completions);
     }
+    const { numbers, selectMs } = runs[0]![0]!;
     const longest = (of: (completion: Completion) => number) => runs.map((run) => Math.max(...run.map(of)));
     return {
       prefillMs: longest((completion) => completion.prefillMs),
@@ -79,6 +85,7 @@ export class Runner {
       tokenMs: runs.flatMap((run) => run[0]!.tokenMs),
       cacheBytes: runs[0]!.reduce((sum, { cacheBytes }) => sum + cacheBytes, 0),
       peakBytes: Math.max(...longest((completion) => completion.peakBytes)),
+      ...(numbers.density === undefined ? {} : { sparse: { density: numbers.density, selectMs: selectMs ?? 0 } }),
     };
   }
 
@@ -105,14 +112,14 @@ function layerElements(c: ModelConfig): number {
   return c.layers * (attention + 3 * c.hiddenSize * c.intermediateSize);
 }
 
-/** Operations of dense prompts over the GEMM ceiling. */
-export function prefillFloorMs(c: ModelConfig, { gemm }: Ceilings, rows: number, sequences = 1): number {
-  const attention = 2 * c.layers * c.heads * c.headDim * rows * rows; // 4 * pairs * headDim, half of the pairs visible
+/** Operations of prompts over the GEMM ceiling; `density` of the attention is computed. */
+function prefillFloorMs(c: ModelConfig, { gemm }: Ceilings, rows: number, sequences: number, density: number): number {
+  const attention = 2 * density * c.layers * c.heads * c.headDim * rows * rows; // 4 * pairs * headDim, half of the pairs visible
   return (1000 * sequences * (2 * layerElements(c) * rows + attention)) / gemm;
 }
 
 /** Bytes of the weights and the cache over the copy ceiling. */
-export function decodeFloorMs(c: ModelConfig, { copy }: Ceilings, cacheBytes: number): number {
+function decodeFloorMs(c: ModelConfig, { copy }: Ceilings, cacheBytes: number): number {
   return (1000 * (2 * (layerElements(c) + c.vocabSize * c.hiddenSize) + cacheBytes)) / copy;
 }
 
@@ -132,22 +139,22 @@ export async function endToEnd(
   warm = false,
 ): Promise<Row[]> {
   const { config } = runner;
-  const { method, prompt, newTokens, sequences = 1 } = test;
+  const { method, prompt, newTokens, sequences = 1, density } = test;
   const length = prompt % 1024 === 0 ? `${prompt / 1024}K` : String(prompt);
   const batch = sequences > 1 ? `, batch ${sequences}` : "";
-  const name = `${method} ${length}${batch}`;
+  const name = `${method} ${length}${density === undefined ? "" : ` at density ${density}`}${batch}`;
   try {
     const sample = await runner.run(test, warm);
-    const floor = /attention|flexprefill/i.test(method)
-      ? {}
-      : { floorMs: prefillFloorMs(config, top, prompt, sequences) };
+    const { sparse } = sample;
+    const read = sparse?.density ?? 1;
+    const chosen = sparse ? `, choice ${sparse.selectMs.toFixed(0)} ms, density ${read.toFixed(3)}` : "";
     const prefill: Row = {
       table,
       name: `prefill, ${name}`,
       ms: sample.prefillMs,
-      ...floor,
+      floorMs: prefillFloorMs(config, top, prompt, sequences, read),
       peakBytes: sample.peakBytes,
-      note: `hooks ${median(sample.methodMs).toFixed(1)} ms`,
+      note: `hooks ${median(sample.methodMs).toFixed(1)} ms${chosen}`,
       ...(wanted.prefillMs === undefined ? {} : { targetMs: wanted.prefillMs }),
       ...(wanted.peakBytes === undefined ? {} : { targetPeakBytes: wanted.peakBytes }),
     };

@@ -3,7 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 export interface Row {
-  table: "end to end" | "layer" | "methods" | "scaling" | "memory limit";
+  table: "end to end" | "layer" | "methods" | "scaling" | "memory limit" | "long prompt";
   name: string;
   /** raw samples in milliseconds; empty where it failed */
   ms: number[];

@@ -21,5 +21,5 @@ BENCH=layer,end step 150 bench bun scripts/bench.ts "$out"
 step 35 peers-attention python3 scripts/gpu/attention_peers.py
 step 75 peers-transformers python3 scripts/gpu/transformers_peer.py "$out/transformers.json"
 mkdir -p "$out/more"
-BENCH=scaling,limit,methods step 190 bench-more bun scripts/bench.ts "$out/more"
+BENCH=scaling,limit,methods,long step 215 bench-more bun scripts/bench.ts "$out/more"
 step 45 loading bun scripts/gpu/loading.ts /tmp/loading
