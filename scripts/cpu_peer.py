@@ -31,7 +31,7 @@ def main():
     model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, config=AutoConfig.from_pretrained(folder), attn_implementation="sdpa").eval()
     run(model, 64, 4)
     for prompt in (1, 512, 2048):
-        runs = [run(model, prompt, 32) for _ in range(5)]
+        runs = [run(model, prompt, 32) for _ in range(3)]
         print(json.dumps({
             "prompt": prompt, "prefill_ms": statistics.median(p for p, _ in runs), "token_ms": statistics.median(s for _, steps in runs for s in steps),
         }))

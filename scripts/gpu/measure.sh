@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that docs/measurements/ shows of a card, in about seven minutes: layer and end-to-end rows, methods, scaling, a 23 GiB limit,
-# PyTorch's attention and transformers in the same run, loading. The libraries are built and bun is on the PATH.
+# PyTorch's attention and transformers in the same run, loading, the bundled model on the CPU beside PyTorch's. The libraries are built and bun is on the PATH.
 # usage: scripts/gpu/measure.sh OUT
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -23,3 +23,4 @@ step 75 peers-transformers python3 scripts/gpu/transformers_peer.py "$out/transf
 mkdir -p "$out/more"
 BENCH=scaling,limit,methods,long step 215 bench-more bun scripts/bench.ts "$out/more"
 step 45 loading bun scripts/gpu/loading.ts /tmp/loading
+step 40 peers-cpu scripts/cpu-peer.sh 8 python3
