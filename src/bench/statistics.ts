@@ -73,6 +73,16 @@ function signFlip(groups: readonly (readonly number[])[], seed: number): number 
   return (asLarge + 1) / (resamples + 1);
 }
 
+/**
+ * Groups to resample. A group of one sample has nothing to draw from, so that its interval would have no width: all samples then
+ * become one group, each weighed so that the mean of the groups' means stays what it is.
+ */
+function resampleable(groups: number[][]): number[][] {
+  if (groups.every((group) => group.length > 1)) return groups;
+  const n = groups.reduce((sum, group) => sum + group.length, 0);
+  return [groups.flatMap((group) => group.map((value) => (value * n) / (groups.length * group.length)))];
+}
+
 /** a - b over the samples that both have; the keys are sample ids, grouped by what stands before the last slash */
 export function comparePaired(
   a: ReadonlyMap<string, number>,
@@ -90,7 +100,7 @@ export function comparePaired(
   }
   if (groups.size === 0) return null;
   const differences = [...groups.values()].flat();
-  const interval = bootstrap([...groups.values()], seed);
+  const interval = bootstrap(resampleable([...groups.values()]), seed);
   const p = signFlip([...groups.values()], seed);
   return {
     ...interval,

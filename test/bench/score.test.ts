@@ -150,6 +150,27 @@ describe("paired comparison", () => {
     });
   });
 
+  test("of one sample a task is uncertain all the same, and of a handful never distinct", () => {
+    const tasks = Array.from({ length: 12 }, (_, i) => `task${i}`);
+    const one = (value: (i: number) => number, some = tasks) =>
+      new Map(some.map((task, i) => [`${task}/512/0`, value(i)] as const));
+    const mixed = comparePaired(
+      one(() => 1),
+      one((i) => (i % 2 === 0 ? 0 : 1)),
+      42,
+    )!;
+    expect(mixed).toMatchObject({ mean: 0.5, n: 12, wins: 6, distinct: true });
+    expect(mixed.low).toBeLessThan(0.4);
+    expect(mixed.high).toBeGreaterThan(0.6);
+    const few = comparePaired(
+      one(() => 1, tasks.slice(0, 5)),
+      one(() => 0, tasks.slice(0, 5)),
+      42,
+    )!;
+    expect(few).toMatchObject({ mean: 1, wins: 5, distinct: false });
+    expect(few.p).toBeGreaterThan(0.05);
+  });
+
   test("uses the samples that both have, each task alike", () => {
     const a = new Map([...scores([1, 1, 1, 1]), ...scores([1], "cwe")]);
     const b = new Map([...scores([1, 1]), ...scores([0], "cwe")]);
