@@ -124,9 +124,15 @@ function manifest(settings: Settings, run: PreparedRun, infos: EngineInfo[]): Re
 
 /** A benchmark file that runs the same thing again. */
 export function effectiveConfig(settings: Settings): string {
-  const { fresh: _fresh, output: _output, set: _set, ...config } = settings.config;
+  const { fresh: _fresh, output: _output, set: _set, length, ...config } = settings.config;
   const set = mergedSets(settings.sets);
-  return stringify({ ...config, batch_size: settings.batches[0], ...(Object.keys(set).length > 0 ? { set } : {}) });
+  const lengths = length.length > 0 ? { length } : {}; // LongBench has none
+  return stringify({
+    ...config,
+    ...lengths,
+    batch_size: settings.batches[0],
+    ...(Object.keys(set).length > 0 ? { set } : {}),
+  });
 }
 
 /** All sets as one record, later ones over earlier ones; of the two ways to give a budget the later one stays. */
