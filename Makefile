@@ -146,7 +146,7 @@ bench: packages libraries
 ## make golden  rewrites test/golden with transformers (Python, for developers)
 .PHONY: golden
 golden:
-	python3 scripts/golden/models.py && python3 scripts/golden/families.py && python3 scripts/golden/rope.py && python3 scripts/golden/texts.py && python3 scripts/golden/ggufs.py
+	python3 scripts/golden/models.py && python3 scripts/golden/families.py && python3 scripts/golden/rope.py && python3 scripts/golden/texts.py && python3 scripts/golden/strings.py && python3 scripts/golden/templates.py && python3 scripts/golden/ggufs.py
 
 ## make clean   removes build/
 .PHONY: clean

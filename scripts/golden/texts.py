@@ -1,4 +1,4 @@
-"""Small tokenizers of the four kinds that the model families use, and what the Python library makes of texts.
+"""Small tokenizers of the five kinds that the model families use, and what the Python library makes of texts.
 
 Writes test/golden/tokenizers/KIND/ (tokenizer.json, tokenizer_config.json with a chat template) and KIND.json beside it:
   texts  [{text, ids, plain (no special tokens added), decoded (of ids, specials skipped)}]
@@ -82,6 +82,7 @@ KINDS = {
     "qwen2": (lambda: byte_level(QWEN_SPLIT, True), None, "<|stop|>", QWEN_CHAT),
     "llama2": (lambda: sentencepiece(True), "<s>", "</s>", INST_CHAT),
     "mistral": (lambda: sentencepiece(False), "<s>", "</s>", INST_CHAT),
+    "glm4": (lambda: byte_level(LLAMA3_SPLIT, False), None, "<|stop|>", QWEN_CHAT),
 }
 
 
@@ -107,6 +108,12 @@ def train(kind):
     if spm:
         tokenizer = restored(tokenizer, own)
     tokenizer.add_special_tokens(added(*[token for token in ("<|start|>", "<|end|>") if not spm]))
+    if kind == "glm4":
+        tokenizer.add_special_tokens(added("[gMASK]", "<sop>"))
+        before = [(token, tokenizer.token_to_id(token)) for token in ("[gMASK]", "<sop>")]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[gMASK] <sop> $A", pair="[gMASK] <sop> $A $B:1", special_tokens=before
+        )
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B:1", special_tokens=[(bos, tokenizer.token_to_id(bos))]

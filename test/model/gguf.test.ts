@@ -1,6 +1,6 @@
 // GGUF: every block format as the Python package reads it, whole models as transformers runs them, tokenizers, and what is refused.
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readConfig } from "../../src/model/config.ts";
@@ -22,6 +22,7 @@ import {
   writeGguf,
 } from "../support/gguf.ts";
 import { sayAll } from "../support/logits.ts";
+import { uniform } from "../support/tiny-model.ts";
 import { rounding } from "../support/tolerance.ts";
 
 const golden = join(import.meta.dir, "..", "golden");
@@ -372,3 +373,36 @@ describe("what a GGUF header may not say", () => {
     );
   });
 });
+
+test("no mutation of a header does anything but give an error with the file's name, or a right result", async () => {
+  const random = uniform(17);
+  const below = (n: number) => Math.floor(random() * n);
+  const f32 = (rows: number): GgufTensor => ({ shape: [rows, 4], format: 0, data: new Uint8Array(16 * rows) });
+  const metadata: Metadata = {
+    "general.architecture": "llama",
+    "llama.block_count": 2,
+    "llama.rope.freq_base": 10000.5,
+    "tokenizer.ggml.tokens": ["a", "b", "ab"],
+    "tokenizer.ggml.scores": [0, -1, -2],
+    "tokenizer.ggml.add_bos_token": true,
+  };
+  const right = ggufBytes(metadata, { a: f32(2), bb: f32(3) });
+  const headerEnd = right.length - 16 * 5 - 16; // of padding
+  const file = join(scratch, "mutated.gguf");
+  let refused = 0;
+  for (let round = 0; round < 1000; round++) {
+    const bytes = Buffer.from(right);
+    for (let change = 1 + below(3); change > 0; change--) bytes[below(headerEnd)] = random() < 0.3 ? 0xff : below(256);
+    writeFileSync(file, random() < 0.1 ? bytes.subarray(0, below(bytes.length)) : bytes);
+    try {
+      const { size } = statSync(file);
+      const { tensors } = await parseGguf(file);
+      for (const { offset, bytes } of Object.values(tensors)) expect(offset + bytes).toBeLessThanOrEqual(size);
+    } catch (error) {
+      expect(`${(error as Error).name}: ${(error as Error).message}`).toStartWith(`KvaError: ${file}: `);
+      refused++;
+    }
+  }
+  expect(refused).toBeGreaterThan(300);
+  expect(refused).toBeLessThan(1000);
+}, 30_000);

@@ -25,7 +25,7 @@ interface Golden {
   }[];
 }
 
-describe.each(["llama3", "qwen2", "llama2", "mistral"])("%s", (kind) => {
+describe.each(["llama3", "qwen2", "llama2", "mistral", "glm4"])("%s", (kind) => {
   const tokenizer = loadTokenizer(join(golden, kind));
   const { texts, broken, chats }: Golden = JSON.parse(readFileSync(join(golden, `${kind}.json`), "utf8"));
   const withoutDouble = (ids: number[]) =>
@@ -173,4 +173,4 @@ test("no mutation of a tokenizer does anything but give an error or a tokenizer 
   }
   expect(outcomes.read).toBeGreaterThan(100);
   expect(outcomes.refused).toBeGreaterThan(100);
-});
+}, 30_000);
