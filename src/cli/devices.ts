@@ -6,6 +6,7 @@ import { renderTerminal, text } from "../bench/table.ts";
 import { KvaError } from "../native/error.ts";
 import { type Backend, libraryPath, openLibrary } from "../native/library.ts";
 import { ensureLibraries } from "./build.ts";
+import type { DevicesFlags } from "./devices-memory.ts";
 import { tell, terminal } from "./output.ts";
 
 export interface DeviceEntry {
@@ -59,13 +60,17 @@ export function deviceReport(): DeviceReport {
   return report;
 }
 
-export async function devices(flags: { json?: boolean }): Promise<void> {
+export async function devices(flags: DevicesFlags): Promise<void> {
+  // only for a model: it brings plugins and configurations with it
+  const memory = flags.model_path || flags.shape ? await import("./devices-memory.ts") : undefined;
+  const wanted = await memory?.readWanted(flags);
   await ensureLibraries();
   const report = deviceReport();
+  const needs = wanted && memory?.modelNeeds(wanted, report.devices);
   if (flags.json) {
     const { notes, ...rest } = report;
     for (const note of notes) tell(note);
-    process.stdout.write(`${JSON.stringify(rest, null, 2)}\n`);
+    process.stdout.write(`${JSON.stringify({ ...rest, ...(needs && { model: needs }) }, null, 2)}\n`);
     return;
   }
   const table = {
@@ -93,7 +98,8 @@ export async function devices(flags: { json?: boolean }): Promise<void> {
       ...report.notes,
     ],
   };
-  process.stdout.write(`${renderTerminal(table, terminal())}\n`);
+  const tables = needs ? [table, memory!.needsTable(needs, report.devices)] : [table];
+  process.stdout.write(`${tables.map((each) => renderTerminal(each, terminal())).join("\n\n")}\n`);
 }
 
 /** Devices of a run: those named, else every GPU, else the CPU. */

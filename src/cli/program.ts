@@ -196,7 +196,16 @@ function addPlugin(program: Command): Command {
 function addDevices(program: Command): Command {
   return program
     .command("devices")
-    .description("devices, their memory, and the libraries found")
+    .description("devices, their memory, the libraries found; with a model: what fits, per method and length")
+    .option("--model_path <model>", "memory and loading time of this model")
+    .option("--shape <name>", "of a model by shape: llama-3.1-8b")
+    .option("--length <tokens...>", "prompt lengths (4096 32768 131072)", naturals)
+    .option("--max_new_tokens <n>", "new tokens after the prompt (128)", natural)
+    .option("--acceleration <methods...>", "methods; default all")
+    .option("--set <values...>", "parameters: METHOD.key=value")
+    .option("--plugin_dir <dirs...>", "more folders with plugin files")
+    .option("--torch_dtype <type>", "bfloat16, float16 or float32; default: the checkpoint's own")
+    .option("--prefill_chunk <rows>", "rows of the prompt that go through a layer at a time (4096)", natural)
     .option("--json", "one JSON object")
     .action(async (flags) => (await import("./devices.ts")).devices(flags));
 }

@@ -161,6 +161,7 @@ test("the shapes have the sizes of their models", () => {
     "llama-3.1-8b": 8.03,
     "llama-3.2-1b": 1.24,
     "llama-3.1-70b": 70.55,
+    "qwen2.5-14b": 14.77,
     "qwen2.5-7b": 7.62,
     "qwen3-8b": 8.19,
     "mistral-7b": 7.25,

@@ -1,0 +1,56 @@
+// Estimated peak memory beside the measured one, by shape, length and method: `bun scripts/gpu/memory.ts [device] [shape,…] [length,…]`
+import { Engine } from "../../src/engine/engine.ts";
+import { estimateMemory } from "../../src/engine/estimate.ts";
+import { loadMethod } from "../../src/engine/method.ts";
+import { parseMethods } from "../../src/plugin/compose.ts";
+import { loadPlugins, ownPlugins } from "../../src/plugin/loader.ts";
+
+const [device = "cuda:0", shapes = "llama-3.2-1b,llama-3.1-8b", lengths = "4096,32768"] = process.argv.slice(2);
+const names = ["Full", "SnapKV", "KIVI", "H2O", "CakeKV", "XAttention"];
+const newTokens = 8;
+const registry = await loadPlugins([ownPlugins]);
+const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(3);
+
+console.log(
+  "| shape | tokens | method | estimated GiB | measured GiB | estimated / measured | weights | activations | cache | scratch |",
+);
+console.log(`|---|--:|---|${"--:|".repeat(7)}`);
+for (const shape of shapes.split(",")) {
+  for (const promptTokens of lengths.split(",").map(Number)) {
+    for (const name of names) {
+      const options = {
+        device,
+        dtype: "bfloat16",
+        prefillChunk: 4096,
+        threads: 0,
+        memoryLimit: 0,
+        graphs: true,
+      } as const;
+      // a fresh engine: the peak of a kind is that of its whole life
+      const engine = Engine.load({ ...options, model: { shape, seed: 1 } });
+      const spec = parseMethods([name], [], registry, engine.model)[0]!;
+      const ids = Array.from({ length: promptTokens }, (_, i) => (i * 7919) % 30000);
+      const sampling = { temperature: 0, topP: 1, topK: 0, seed: 0 };
+      const request = { id: "memory", ids, maxNewTokens: newTokens, stopIds: [], ignoreStop: true, sampling };
+      const [done] = await engine.generate(spec, [request], { breathe: async () => {} });
+      const method = await loadMethod(spec, engine.model);
+      const { config } = engine;
+      const estimate = estimateMemory({
+        config,
+        dtype: "bfloat16",
+        method,
+        promptTokens,
+        newTokens,
+        prefillChunk: 4096,
+      });
+      const kinds = (["weights", "activations", "cache", "scratch"] as const).map((kind) =>
+        gib(engine.decoder.context.memory(kind).peakBytes),
+      );
+      const ratio = (estimate.peakBytes / done!.peakBytes).toFixed(4);
+      console.log(
+        `| ${[shape, promptTokens, name, gib(estimate.peakBytes), gib(done!.peakBytes), ratio, ...kinds].join(" | ")} |`,
+      );
+      engine.dispose();
+    }
+  }
+}
