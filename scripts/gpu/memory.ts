@@ -29,7 +29,7 @@ for (const shape of shapes.split(",")) {
       // a fresh engine: the peak of a kind is that of its whole life
       const engine = Engine.load({ ...options, model: { shape, seed: 1 } });
       const spec = parseMethods([name], [], registry, engine.model)[0]!;
-      const ids = Array.from({ length: promptTokens }, (_, i) => (i * 7919) % 30000);
+      const ids = Array.from({ length: promptTokens }, (_, i) => (i * 7919) % engine.config.vocabSize);
       const sampling = { temperature: 0, topP: 1, topK: 0, seed: 0 };
       const request = { id: "memory", ids, maxNewTokens: newTokens, stopIds: [], ignoreStop: true, sampling };
       const [done] = await engine.generate(spec, [request], { breathe: async () => {} });

@@ -8,6 +8,7 @@ import { type ChatTemplate, type Message, readTemplate, type TemplateOptions, te
 import { isGguf } from "./gguf.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
 import { checked, count, jsonObject, readJson } from "./json.ts";
+import { rememberPieces } from "./tokenizer-pieces.ts";
 
 const modelTypes = ["BPE", "Unigram", "WordPiece", "WordLevel"] as const;
 const maxId = 2 ** 24;
@@ -69,7 +70,7 @@ function makeTokenizer(
   try {
     library = new Library(withPreSplit(json), config);
     decodeBytesAsPython(library.decoder);
-    rememberPieces(library as unknown as BpeLibrary);
+    rememberPieces(library);
     library.decode(library.encode("a b").ids); // parts of a broken file fail at their first use
   } catch (error) {
     throw new KvaError("model", `${file} is no tokenizer that can be used: ${(error as Error).message}`, {
@@ -123,33 +124,6 @@ function decodeBytesAsPython(decoder: LibraryDecoder | null): void {
     }
   };
   decoder.text_decoder = { decode };
-}
-
-interface BpeLibrary {
-  model?: { cache?: Pick<PieceCache, "get" | "put" | "clear"> };
-}
-
-/** What BPE made of the pieces of text seen so far, as many as fit, then from the start. */
-class PieceCache {
-  private readonly pieces = new Map<string, string[]>();
-
-  get(piece: string): string[] | undefined {
-    return this.pieces.get(piece);
-  }
-
-  put(piece: string, tokens: string[]): void {
-    if (this.pieces.size >= 100_000) this.pieces.clear();
-    this.pieces.set(piece, tokens);
-  }
-
-  clear(): void {
-    this.pieces.clear();
-  }
-}
-
-/** The library's own cache moves an entry at every hit, which is slow once it is full: 1.8 s in place of 0.05 s for 128K tokens of words. */
-function rememberPieces({ model }: BpeLibrary): void {
-  if (model?.cache) model.cache = new PieceCache();
 }
 
 interface Parts {
