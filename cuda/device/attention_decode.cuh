@@ -20,6 +20,8 @@ struct DecodeArgs {
   int q_dtype; // of q and out
   int layer, heads, kv_heads, head_dim, splits, window, count; // count: sequences
   int processors; // of the device
+  int tail;       // packed rows: a head's splits that may hold rows in full precision are among its last so many; 0: any may
+  int code_bits;  // with a tail: bits of keys * 8 + bits of values
   float scale;          // with log2(e) in it: scores are in base-2 units
   float* scores;        // NULL, or [sequences * heads, splits * split_rows]
   float2* norms;        // [sequences * heads]: max, sum of 2^(score - max) over all rows
@@ -76,11 +78,9 @@ __device__ __forceinline__ void approach_decode_block(const DecodeArgs& args, in
   asm volatile("prefetch.global.L1 [%0];" ::"l"(&head->len));
 }
 
-// The item of this block in a grid of one block for each. False where there is nothing to do; every thread of the block calls it.
-__device__ __forceinline__ bool open_decode_block(const DecodeArgs& args, DecodeBlock& block) {
-  device::let_next_start();
-  device::wait_for_inputs();
-  block = decode_block(args, blockIdx.x);
+// An item that a whole block works on. False where there is nothing to do; every thread of the block calls it.
+__device__ __forceinline__ bool open_decode_block(const DecodeArgs& args, int number, DecodeBlock& block) {
+  block = decode_block(args, number);
   if (args.splits == 1) return true; // writes the result itself, zeros where there are no rows
   if (block.first >= block.last) return false;
   if (block.positions == nullptr) return true;

@@ -1,6 +1,6 @@
 // Attention over the cache: prefill of one sequence; decode of a batch in splits, merged in their order, with optional probabilities.
 #include "../core/cuda.h"
-#include "../device/attention_decode.cuh"
+#include "../device/attention_decode_codes.cuh"
 #include "../device/attention_launches.cuh"
 #include "../device/linear_rows.cuh"
 #include "ops.h"
@@ -81,6 +81,16 @@ int64_t place_scratch(DecodeArgs& args, int sequences, char* scratch) {
   return bytes;
 }
 
+// DecodeArgs::tail: a flush leaves at most the residual and one row unpacked. 0 where a sequence stores its rows in another way.
+int packed_tail(Batch& batch, int32_t layer, int32_t q_dtype) {
+  const KvShape& shape = batch.shape();
+  if (shape.dtype == KVA_F32 || q_dtype != shape.dtype) return 0;
+  const KvPacking& packing = batch.kvs[0]->layer(layer)[0].packing;
+  const bool alike = std::all_of(batch.kvs.begin(), batch.kvs.end(), [&](Kv* kv) { return kv->layer(layer)[0].packing == packing; });
+  if (!alike || packing.residual == 0 || batch.splits <= 1 || !takes_codes(packing, shape.head_dim, shape.group())) return 0;
+  return (packing.residual + 1) / split_rows + 2;
+}
+
 DecodeArgs decode_args(Context& context, const Batch& batch) {
   const KvShape& shape = batch.shape();
   DecodeArgs args = {};
@@ -123,7 +133,12 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
 
   with_device_type(dtype, [&](auto type) {
     using T = decltype(type);
-    if (packs) return attention_decode_segments_launch<T>(args, stream);
+    if (packs) {
+      const KvPacking& packing = batch.kvs[0]->layer(layer)[0].packing;
+      args.tail = packed_tail(batch, layer, q.dtype);
+      args.code_bits = packing.key_bits * 8 + packing.value_bits;
+      return attention_decode_segments_launch<T>(args, stream);
+    }
     if constexpr (sizeof(T) == 2) {
       if (q.dtype == dtype && (args.head_dim == 64 || args.head_dim == 128)) return attention_decode_mma_launch<T>(args, stream);
     }

@@ -29,8 +29,10 @@ __global__ void __launch_bounds__(kThreads) attention_decode_fma_kernel(const De
   __shared__ float maxima[kDecodeHeads], sums[kDecodeHeads];
   float* scores = shared;                                // [kDecodeHeads][split_rows]
   float* queries = shared + kDecodeHeads * split_rows; // [kDecodeHeads][head_dim]
+  let_next_start();
+  wait_for_inputs();
   DecodeBlock block;
-  if (!open_decode_block(args, block)) return;
+  if (!open_decode_block(args, blockIdx.x, block)) return;
   const int rows = max(block.last - block.first, 0), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t q = block.sequence * args.q_stride + int64_t(block.first_head) * args.head_dim;
   for (int at = threadIdx.x; at < kDecodeHeads * args.head_dim; at += kThreads)
