@@ -14,10 +14,11 @@ constexpr int kThreads = 256;
 constexpr int kMergeThreads = 512;
 constexpr float kLog2E = 1.4426950408889634f;
 
-// out = sum over splits of 2^(max_s - max) * out_s, over the same sum of sums; a block has 32 columns of one query head, its warps share the splits.
+// out = sum over splits of 2^(max_s - max) * out_s, over the same sum of sums; a block has 32 columns of one query head, its warps share the
+// splits. What it reads first is asked for at once: the sums of all splits and the outs of the first.
 __global__ void __launch_bounds__(kMergeThreads) merge_splits_kernel(const DecodeArgs args) {
-  constexpr int kWarps = kMergeThreads / 32;
-  __shared__ float outs[kWarps][32], shared[kWarps];
+  constexpr int kWarps = kMergeThreads / 32, kAhead = 8;
+  __shared__ float outs[kWarps][32], shared[kWarps], shares[kMergeThreads];
   let_next_start();
   wait_for_inputs();
   const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
@@ -25,25 +26,46 @@ __global__ void __launch_bounds__(kMergeThreads) merge_splits_kernel(const Decod
   const int splits = min((length + split_rows - 1) / split_rows, args.splits);
   const int64_t row = int64_t(blockIdx.z) * args.heads + head;
   const float2* sums = args.partial_sums + row * args.splits;
-  const float* partial = args.partial_out + row * args.splits * args.head_dim;
+  const float* partial = args.partial_out + row * args.splits * args.head_dim + column;
+  const bool inside = column < args.head_dim;
 
-  float max = -INFINITY, sum = 0;
+  float values[kAhead];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    const int split = warp + i * kWarps;
+    values[i] = inside && split < splits ? partial[int64_t(split) * args.head_dim] : 0;
+  }
+  float max = -INFINITY, sum = 0, out = 0;
   for (int i = threadIdx.x; i < splits; i += kMergeThreads) max = fmaxf(max, sums[i].x);
   max = block_max<kMergeThreads>(max, shared);
   const float base = max == -INFINITY ? 0 : max;
-  for (int i = threadIdx.x; i < splits; i += kMergeThreads) sum += exp2f(sums[i].x - base) * sums[i].y;
+  for (int first = 0; first < splits; first += kMergeThreads) {
+    const int own = first + threadIdx.x;
+    const float2 mine = own < splits ? sums[own] : float2{-INFINITY, 0};
+    const float share = exp2f(mine.x - base);
+    sum = fmaf(share, mine.y, sum);
+    __syncthreads(); // the shares before have been used
+    shares[threadIdx.x] = share;
+    __syncthreads();
+    const int count = min(kMergeThreads, splits - first);
+    if (first == 0) {
+#pragma unroll
+      for (int at = 0; at < kAhead; ++at) { // a split without visible rows has written nothing
+        const float held = shares[warp + at * kWarps];
+        out = fmaf(held, held > 0 ? values[at] : 0, out);
+      }
+    }
+#pragma unroll 8
+    for (int i = warp + (first > 0 ? 0 : kAhead * kWarps); i < count; i += kWarps) {
+      const float value = shares[i] > 0 && inside ? partial[int64_t(first + i) * args.head_dim] : 0;
+      out = fmaf(shares[i], value, out);
+    }
+  }
   sum = block_sum<kMergeThreads>(sum, shared);
   if (threadIdx.x == 0 && blockIdx.x == 0) args.norms[row] = {max, sum};
-
-  float out = 0;
-#pragma unroll 8
-  for (int i = warp; i < splits; i += kWarps) {
-    const float share = exp2f(sums[i].x - base); // a split without visible rows has written nothing
-    out = fmaf(share, share > 0 && column < args.head_dim ? partial[int64_t(i) * args.head_dim + column] : 0, out);
-  }
   outs[warp][lane] = out;
   __syncthreads();
-  if (warp > 0 || column >= args.head_dim) return;
+  if (warp > 0 || !inside) return;
   float total = 0;
 #pragma unroll
   for (int other = 0; other < kWarps; ++other) total += outs[other][lane];

@@ -29,7 +29,6 @@ __global__ void __launch_bounds__(kThreads) attention_decode_fma_kernel(const De
   __shared__ float maxima[kDecodeHeads], sums[kDecodeHeads];
   float* scores = shared;                                // [kDecodeHeads][split_rows]
   float* queries = shared + kDecodeHeads * split_rows; // [kDecodeHeads][head_dim]
-  let_next_start();
   wait_for_inputs();
   DecodeBlock block;
   if (!open_decode_block(args, blockIdx.x, block)) return;

@@ -276,7 +276,6 @@ __device__ __forceinline__ void attend_codes_of(const DecodeArgs& args, int firs
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) attention_decode_segments_kernel(const DecodeArgs args) {
   extern __shared__ __align__(16) float memory[];
-  let_next_start();
   wait_for_inputs();
   const int tail = args.tail * args.kv_heads * args.count, block = blockIdx.x;
   if (args.tail == 0) return attend_segments<T>(args, block, memory);
