@@ -1,10 +1,11 @@
 // Kernels of a decode step that start while the one before them still runs (programmatic dependent launch, sm_90 and up; elsewhere one after
 // the other). A chain of such kernels keeps its order because each waits for its inputs before it reads or writes what others write, and the
-// inputs' kernel has waited for its own. Before it waits a kernel may only ask for constants, such as weights, to come nearer.
+// inputs' kernel has waited for its own. A kernel of few blocks lets the next one start at once, a large one when its loads are done.
+// Measured (H100, 8 layers of the 8B shape, ms a step): 1.96 without, 1.80 so, 1.84 where large kernels let it start at once; asking for the first
+// 2 or 8 KB of each row of weights before waiting made it 1.84 and 1.93.
 #pragma once
 #include <cuda_runtime.h>
 
-#include <cstdint>
 #include <utility>
 
 #include "../core/cuda.h"
@@ -39,13 +40,6 @@ __device__ __forceinline__ void wait_for_inputs() {
 __device__ __forceinline__ void let_next_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-// Asks for constants to come into the second-level cache; address and bytes are multiples of 16.
-__device__ __forceinline__ void fetch_ahead(const void* from, uint32_t bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 #endif
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 using namespace device;
 
-constexpr int kWarpgroups = 3, kThreads = (kWarpgroups + 1) * 128, kTileKeys = kWarpgroups * 64, kTileQueries = 128, kStages = 4, kKeyStages = 2;
+constexpr int kWarpgroups = 3, kThreads = (kWarpgroups + 1) * 128, kTileKeys = kWarpgroups * 64, kTileQueries = 128, kStages = 3, kKeyStages = 2;
 constexpr float kLog2E = 1.44269504088896341f;
 
 struct Arguments {
@@ -198,6 +198,7 @@ __global__ void __launch_bounds__(kThreads, 1) column_sums_hopper_kernel(const _
   __shared__ Barriers barriers;  // static, and in this body alone: column_sums_hopper_takes looks for it
   constexpr int kGiven = 40, kTaken = 152;
   static_assert(registers_suffice(kThreads, kGiven, kTaken));
+  static_assert(Layout<HeadDim>::bytes + sizeof(Barriers) <= 227 << 10);  // of a block
   const Layout<HeadDim> tiles(shared_address(memory));
   if (threadIdx.x == 0) barriers.init();
   __syncthreads();

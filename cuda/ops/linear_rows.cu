@@ -19,7 +19,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kFeatures = 16; // of one block
 constexpr int kDepth = 32;    // elements of k of one warp and round
-constexpr int kAheadBytes = 4096; // of each row of weights, asked for while the kernel before still runs
 
 template <class T>
 __device__ __forceinline__ void write_out(const LinearRows& args, int row, int feature, float sum) {
@@ -65,9 +64,6 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
   const T* weight = static_cast<const T*>(args.weight);
   const T* upper = weight + min(first + group, args.features - 1) * args.weight_stride;
   const T* lower = weight + min(first + group + 8, args.features - 1) * args.weight_stride;
-  let_next_start();
-  if (Aligned && threadIdx.x < min(kFeatures, args.features - first))
-    fetch_ahead(weight + (first + threadIdx.x) * args.weight_stride, min(kAheadBytes, args.in * 2));
   wait_for_inputs();
 
   const T* x[Tiles];
@@ -100,6 +96,7 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
       }
   }
 
+  let_next_start(); // not before: blocks that wait would take the places of this kernel's last ones, unevenly
 #pragma unroll
   for (int tile = 0; tile < Tiles; ++tile)
 #pragma unroll

@@ -21,6 +21,7 @@ __device__ __forceinline__ uint64_t rank_of(uint32_t key, int column) { return s
 
 __device__ uint64_t first_rank(const float* logits, int columns, uint64_t* shared) {
   uint64_t best = UINT64_MAX;
+#pragma unroll 8
   for (int i = threadIdx.x; i < columns; i += kThreads) best = min(best, rank_of(ordered_bits(shown(logits[i])), i));
 #pragma unroll
   for (int offset = 16; offset > 0; offset >>= 1) best = min(best, __shfl_xor_sync(kAllLanes, best, offset));
