@@ -56,8 +56,8 @@ __device__ __forceinline__ uint4 load_eight(const T* row, int k, int in, bool st
 // worth of its fragment once k is permuted alike in weights and x. The 8 warps take turns at k; their sums meet in shared memory.
 template <class T, int Tiles, bool Aligned>
 __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kernel(const LinearRows args) {
-  constexpr int kUnroll = Aligned ? 4 : 1;
-  constexpr int kRound = kWarps * kDepth;
+  constexpr int kUnroll = Aligned ? 2 : 1; // rounds of a stage: one stage is on its way while the other is multiplied
+  constexpr int kRound = kWarps * kDepth, kStage = kUnroll * kRound;
   __shared__ float sums[kWarps][Tiles * 8 * kFeatures];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
   const int first = blockIdx.x * kFeatures;
@@ -76,24 +76,33 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
   }
 
   float acc[Tiles][4] = {};
-  for (int start = warp * kDepth + quad * 8; start - quad * 8 < args.in; start += kUnroll * kRound) {
-    uint4 a[kUnroll][2], b[kUnroll][Tiles];
+  uint4 a[2][kUnroll][2], b[2][kUnroll][Tiles];
+  const auto load = [&](int stage, int start) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      a[u][0] = load_eight<Aligned>(upper, start + u * kRound, args.in, true);
-      a[u][1] = load_eight<Aligned>(lower, start + u * kRound, args.in, true);
+      a[stage][u][0] = load_eight<Aligned>(upper, start + u * kRound, args.in, true);
+      a[stage][u][1] = load_eight<Aligned>(lower, start + u * kRound, args.in, true);
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile) b[stage][u][tile] = load_eight<Aligned>(x[tile], start + u * kRound, x_in[tile], false);
     }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u)
-#pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile) b[u][tile] = load_eight<Aligned>(x[tile], start + u * kRound, x_in[tile], false);
+  };
+  const auto multiply = [&](int stage) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
 #pragma unroll
       for (int tile = 0; tile < Tiles; ++tile) {
-        mma(acc[tile], {a[u][0].x, a[u][1].x, a[u][0].y, a[u][1].y}, b[u][tile].x, b[u][tile].y, T());
-        mma(acc[tile], {a[u][0].z, a[u][1].z, a[u][0].w, a[u][1].w}, b[u][tile].z, b[u][tile].w, T());
+        const uint4 high = a[stage][u][0], low = a[stage][u][1], columns = b[stage][u][tile];
+        mma(acc[tile], {high.x, low.x, high.y, low.y}, columns.x, columns.y, T());
+        mma(acc[tile], {high.z, low.z, high.w, low.w}, columns.z, columns.w, T());
       }
+  };
+  const int own = warp * kDepth + quad * 8;
+  load(0, own);
+  for (int start = 0; start < args.in; start += 2 * kStage) {
+    load(1, start + kStage + own);
+    multiply(0);
+    load(0, start + 2 * kStage + own); // past the end: nothing is read
+    multiply(1);
   }
 
   let_next_start(); // not before: blocks that wait would take the places of this kernel's last ones, unevenly
