@@ -183,6 +183,7 @@ __device__ __forceinline__ void consume(const AntidiagonalRun& run, Barriers& ba
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1) antidiagonal_hopper_kernel(const __grid_constant__ Arguments args) {
+  static_assert(kSharedBytes + sizeof(Barriers) <= 227 << 10);
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;  // static, and in this body alone: antidiagonal_hopper_takes looks for it

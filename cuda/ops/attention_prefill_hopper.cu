@@ -255,6 +255,7 @@ struct Consumer {
 
 template <class T, int HeadDim, bool Listed>
 __global__ void __launch_bounds__(Layout<HeadDim, Listed>::threads, 1) attention_hopper_kernel(const __grid_constant__ Arguments args) {
+  static_assert(Layout<HeadDim, Listed>::bytes + sizeof(Barriers) <= 227 << 10);
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;  // static, and in this body alone: attention_prefill_hopper_takes looks for it

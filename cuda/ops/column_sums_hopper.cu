@@ -193,6 +193,7 @@ struct Consumer {
 
 template <class T, int HeadDim, bool Maximum>
 __global__ void __launch_bounds__(kThreads, 1) column_sums_hopper_kernel(const __grid_constant__ Arguments args) {
+  static_assert(Layout<HeadDim>::bytes + sizeof(Barriers) <= 227 << 10);
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;  // static, and in this body alone: column_sums_hopper_takes looks for it
