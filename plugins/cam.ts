@@ -1,5 +1,5 @@
 // CaM (Zhang et al., ICML 2024): first rows and recent ones stay; the row that leaves the window merges its value into the next ones, by chance.
-import { definePlugin, param } from "kvaccel/plugin";
+import { definePlugin, type Layer, type Ops, param } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "CaM",
@@ -26,6 +26,10 @@ export default definePlugin({
       default: "accumulated",
       about: "attention over all new tokens so far, or of the newest alone",
     }),
+    mergePrompt: param.flag({
+      default: false,
+      about: "rows of the prompt merge, too, oldest first, by the attention they got from the prompt",
+    }),
     seed: param.int({ default: 42, min: 0, max: 2 ** 32 - 1, about: "of the draws" }),
   },
 
@@ -48,13 +52,23 @@ export default definePlugin({
   },
 
   create(values) {
-    const { mergeCount, decision, attention, seed } = values;
+    const { mergeCount, decision, attention, seed, mergePrompt } = values;
     return {
-      needs: { sideArrays: ["mass"], decodeProbs: true },
+      needs: { sideArrays: ["mass"], decodeProbs: true, lse: mergePrompt },
+
+      ...(mergePrompt && {
+        chunk(layer: Layer, ops: Ops) {
+          layer.addSide("mass", ops.combine(1 / layer.groupSize, ops.columnSums(), 0));
+        },
+      }),
 
       prefill(layer) {
         const { sinks, recent } = split(values, layer.promptTokens);
-        if (layer.length > sinks + recent) layer.keep(null, { first: sinks, last: recent });
+        if (layer.length <= sinks + recent) return; // a short prompt loses nothing
+        if (mergePrompt) {
+          layer.mergeOldest("mass", sinks + recent, { sinks, targets: mergeCount, decision, seed });
+        }
+        layer.keep(null, { first: sinks, last: recent });
       },
 
       decode(layer) {

@@ -56,6 +56,11 @@ export default definePlugin({
       default: "mean",
       about: "how the query heads of a group agree on one set of rows",
     }),
+    decodeInterval: param.int({
+      default: 0,
+      min: 0,
+      about: "while decoding, cut back to the budget when so many rows have come, by recent votes; 0: never",
+    }),
     beta: param.number({ default: 20, min: 1, about: "how steep: the last layer gets 1 / beta of the mean" }),
     budgets: param.choice({
       choices: ["exact", "kvcf", "kvpress"],
@@ -74,6 +79,11 @@ export default definePlugin({
     }
   },
 
+  // Rows among codes, or beside keys of fewer channels, cannot go one by one.
+  beside(others) {
+    return others.includes("channels") || others.includes("quantization") ? { decodeInterval: 0 } : undefined;
+  },
+
   expectedRows({ budget, window, beta, budgets }, promptTokens, _newTokens, layer, model) {
     const rows = Math.max(budget.rows(promptTokens), window + 1);
     return promptTokens <= rows
@@ -81,18 +91,30 @@ export default definePlugin({
       : layerRows(budgets, rows, window, promptTokens, model.layers, beta)[layer]!;
   },
 
-  create({ budget, window, kernel, pool, gqaReduce, beta, budgets }) {
+  create({ budget, window, kernel, pool, gqaReduce, beta, budgets, decodeInterval }) {
+    const later = decodeInterval > 0;
+    const limit = (promptTokens: number, layers: number, layer: number) => {
+      const mean = Math.max(budget.rows(promptTokens), window + 1);
+      return promptTokens <= mean ? mean : layerRows(budgets, mean, window, promptTokens, layers, beta)[layer]!;
+    };
     return {
-      needs: { queryRing: window },
+      needs: { queryRing: window, ...(later && { sideArrays: ["votes"], decodeProbs: true }) },
 
       prefill(layer, ops) {
-        const mean = Math.max(budget.rows(layer.promptTokens), window + 1);
-        if (layer.length <= mean) return; // a short prompt loses nothing
-        const rows = layerRows(budgets, mean, window, layer.length, layer.layers, beta)[layer.index]!;
-        if (layer.length <= rows) return;
+        const rows = limit(layer.promptTokens, layer.layers, layer.index);
+        if (layer.length <= rows) return; // a short prompt loses nothing
 
         const votes = ops.windowStats(layer.queries(window), layer.keys, { reduce: gqaReduce }).mean;
-        layer.keep(rows > window ? ops.topk(ops.pool(votes, pool, kernel), rows - window) : null, { last: window });
+        const scores = ops.pool(votes, pool, kernel);
+        if (later) layer.setSide("votes", ops.pad(scores, layer.length, 0));
+        layer.keep(rows > window ? ops.topk(scores, rows - window) : null, { last: window });
+      },
+
+      decode(layer) {
+        if (!later) return;
+        layer.accumulateProbs("votes", { factor: 1 / window, decay: 1 - 1 / window }); // the mean over about `window` tokens
+        const rows = limit(layer.promptTokens, layer.layers, layer.index);
+        layer.dropLowest("votes", rows, { recent: Math.min(window, rows), interval: decodeInterval });
       },
     };
   },

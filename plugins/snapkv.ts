@@ -22,6 +22,11 @@ export default definePlugin({
       default: "mean",
       about: "how the query heads of a group agree on one set of rows",
     }),
+    decodeInterval: param.int({
+      default: 0,
+      min: 0,
+      about: "while decoding, cut back to the budget when so many rows have come, by recent votes; 0: never",
+    }),
   },
   presets: {
     kvcf: { window: 8 },
@@ -34,20 +39,34 @@ export default definePlugin({
     }
   },
 
+  // Rows among codes, or beside keys of fewer channels, cannot go one by one.
+  beside(others) {
+    return others.includes("channels") || others.includes("quantization") ? { decodeInterval: 0 } : undefined;
+  },
+
   expectedRows: ({ budget, window }, promptTokens) =>
     Math.min(promptTokens, Math.max(budget.rows(promptTokens), window + 1)),
 
-  create({ budget, window, kernel, pool, gqaReduce }) {
+  create({ budget, window, kernel, pool, gqaReduce, decodeInterval }) {
+    const limit = (promptTokens: number) => Math.max(budget.rows(promptTokens), window + 1);
+    const later = decodeInterval > 0;
     return {
-      needs: { queryRing: window },
+      needs: { queryRing: window, ...(later && { sideArrays: ["votes"], decodeProbs: true }) },
 
       prefill(layer, ops) {
-        const rows = Math.max(budget.rows(layer.promptTokens), window + 1);
+        const rows = limit(layer.promptTokens);
         if (layer.length <= rows) return; // a short prompt loses nothing
 
         const votes = ops.windowStats(layer.queries(window), layer.keys, { reduce: gqaReduce }).mean; // [kvHeads, length - window]
         const scores = ops.pool(votes, pool, kernel); // without it, a winner loses the phrase around it
+        if (later) layer.setSide("votes", ops.pad(scores, layer.length, 0));
         layer.keep(ops.topk(scores, rows - window), { last: window });
+      },
+
+      decode(layer) {
+        if (!later) return;
+        layer.accumulateProbs("votes", { factor: 1 / window, decay: 1 - 1 / window }); // the mean over about `window` tokens
+        layer.dropLowest("votes", limit(layer.promptTokens), { recent: window, interval: decodeInterval });
       },
     };
   },

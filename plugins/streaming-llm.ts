@@ -19,6 +19,7 @@ export default definePlugin({
   },
   presets: {
     kvcf: { positions: "original", rolling: false },
+    benchmark: { positions: "original", rolling: false },
     kvpress: { positions: "original", rolling: false, keepRatio: 0.5 },
   },
 

@@ -10,6 +10,11 @@ export default definePlugin({
   params: {
     ratio: param.number({ default: 0.4, min: 0, max: 0.99, about: "share of the channels that go" }),
     recent: param.int({ default: 32, min: 0, about: "last rows of the prompt whose keys stay whole" }),
+    maskScope: param.choice({
+      choices: ["kv_head"],
+      default: "kv_head",
+      about: "whose channels are chosen together: keys are stored once for each KV head",
+    }),
     obsWindow: param.int({ default: 32, min: 1, about: "rows at the end of the prompt whose queries weigh channels" }),
   },
   presets: {

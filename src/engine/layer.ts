@@ -185,7 +185,9 @@ export class HookLayer implements Layer {
   }
 
   mergeOldest(side: string, rows: number, options: MergeOptions): void {
-    this.recorder("mergeOldest").push({ kind: "mergeOldest", side: this.sideNumber(side), rows, ...options });
+    const op: DecodeOp = { kind: "mergeOldest", side: this.sideNumber(side), rows, ...options };
+    if (this.state.record) this.state.record.push(op);
+    else for (let left = this.length; left > rows; left--) this.state.apply(this.index, op);
   }
 
   keep(rows: Rows | null, ranges: { first?: number; last?: number; heads?: readonly number[] } = {}): void {

@@ -177,7 +177,10 @@ export interface Layer {
    * `width` rows got least from the current query; rows stay in order. Needs `decodeProbs`.
    */
   dropPooled(rows: number, options: { recent: number; width: number }): void;
-  /** Decode, recorded: where a head holds more than `rows` rows, its oldest past the sinks merges into the next ones and goes. */
+  /**
+   * Where a head holds more than `rows` rows, its oldest past the sinks merges into the next ones and goes. Recorded in the decode hook; in
+   * prefill at once, until `rows` are left.
+   */
   mergeOldest(side: string, rows: number, options: MergeOptions): void;
   /**
    * Prefill: keys before the `last` rows keep only these channels (from `ops.topk` of channel scores); the others are freed.

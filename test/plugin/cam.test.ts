@@ -6,9 +6,13 @@ import { resolveParams } from "../../src/plugin/params.ts";
 import { eachBackend } from "../support/backends.ts";
 import { readRows } from "../support/cache.ts";
 import { range } from "../support/choice.ts";
-import { decoderOf, hooksOf, prompted, runPrefill } from "../support/hooks.ts";
+import { matrix, row } from "../support/guarded.ts";
+import { decoderOf, hooksOf, prompted, runPrefill, scaleOf } from "../support/hooks.ts";
 import { philox, unit } from "../support/philox.ts";
 import { Random } from "../support/random.ts";
+import { exact } from "../support/reference.ts";
+import { attentionPrefill } from "../support/reference-attention.ts";
+import { columnSums } from "../support/reference-scores.ts";
 
 const shape = { kvHeads: 2, groupSize: 4, headDim: 64, dtype: "float32" as const };
 
@@ -80,5 +84,37 @@ eachBackend("CaM on one layer", (backend) => {
       expect(step(random.normals(12 * 64)).kept).toEqual([range(0, 21 + i), range(0, 21 + i)]);
     const values = readRows(scope, prompt.twin.cache, 0, 1, "values");
     expect(Array.from(values)).toEqual(prompt.twin.layer.heads[1]!.flatMap(({ value }) => Array.from(value)));
+  });
+
+  test("mergePrompt: the prompt's rows merge oldest first, by the attention that the prompt gave them", () => {
+    using scope = new Scope(backend.context);
+    const random = new Random(6);
+    const settings = { capacity: 12, mergeCount: 4, decision: "expected", mergePrompt: true };
+    const { hooks, shape: needed } = hooksOf(plugin, settings, shape);
+    const prompt = prompted(scope, needed, random.normals(40 * 12 * 64));
+    const { layer, cache } = prompt.twin;
+    const { lse } = attentionPrefill(layer, 0, prompt.queryValues, scaleOf(64), 0, exact);
+    const sums = columnSums(layer, 0, prompt.queryValues, lse, scaleOf(64), "sum", matrix(2, 40), exact);
+    for (const positions of runPrefill(scope, hooks, prompt, 11)) {
+      expect(positions.toSorted((a, b) => a - b)).toEqual([...range(0, 6), ...range(34, 40)]);
+    }
+    layer.heads.forEach((rows, h) => {
+      for (const [r, held] of rows.entries()) held.sides[0] = row(sums, h)[r]! / 4;
+      while (rows.length > 12) {
+        const [gone] = rows.splice(6, 1);
+        const into = rows.slice(6).filter(({ position }) => position - gone!.position <= 4);
+        const mean = into.reduce((sum, { sides }) => sum + sides[0]!, 0) / into.length;
+        const weight = Math.min(gone!.sides[0]! / mean, 1);
+        for (const { value } of into) {
+          for (let d = 0; d < 64; d++) value[d]! += (weight * gone!.value[d]!) / into.length;
+        }
+      }
+      const values = readRows(scope, cache, 0, h, "values");
+      const order = Array.from(cache.positions(0, h));
+      for (const { position, value } of rows) {
+        const at = 64 * order.indexOf(position);
+        for (let d = 0; d < 64; d++) expect(Math.abs(values[at + d]! - value[d]!)).toBeLessThan(1e-4);
+      }
+    });
   });
 });

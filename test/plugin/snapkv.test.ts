@@ -19,7 +19,7 @@ import {
   traceOf,
 } from "../support/engine.ts";
 import { type Matrix, matrix, output, row } from "../support/guarded.ts";
-import { hooksOf, prompted, runPrefill, scaleOf } from "../support/hooks.ts";
+import { decoderOf, hooksOf, prompted, runPrefill, scaleOf } from "../support/hooks.ts";
 import { Random } from "../support/random.ts";
 import { exact } from "../support/reference.ts";
 import { causal, type LayerInputs, referenceLogits } from "../support/reference-model.ts";
@@ -329,4 +329,41 @@ eachBackend("SnapKV in the engine", (backend) => {
     }
     expect(kept[0]).toEqual(kept[1]);
   });
+});
+
+eachBackend("SnapKV with a decode interval", (backend) => {
+  for (const interval of [1, 5]) {
+    test(`every ${interval} tokens the rows of fewest recent votes go; the window stays`, () => {
+      using scope = new Scope(backend.context);
+      const shape = { kvHeads: 2, groupSize: 4, headDim: 64, dtype: "float32" as const };
+      const settings = { capacity: 20, window: 4, decodeInterval: interval };
+      const { hooks, shape: needed } = hooksOf(plugin, settings, shape);
+      const random = new Random(12);
+      const prompt = prompted(scope, needed, random.normals(60 * 12 * 64));
+      const { columns, data } = prompt.queryValues;
+      const { layer } = prompt.twin;
+      const queries = matrix(4, columns, data.slice(-4 * columns));
+      const votes = reference.pool(reference.windowStats(layer, queries, scaleOf(64), "mean", exact).mean, "max", 7);
+      const kept = runPrefill(scope, hooks, prompt);
+      const held = kept.map((positions, h) => new Map(positions.map((p) => [p, row(votes, h)[p] ?? 0])));
+      layer.heads = layer.heads.map((rows, h) => rows.filter(({ position }) => held[h]!.has(position)));
+      const step = decoderOf(scope, hooks, prompt);
+      for (let i = 0; i < 22; i++) {
+        const { now, probabilities, kept: after } = step(random.normals(12 * 64));
+        layer.heads = layer.heads.map((rows, h) => {
+          const one = held[h]!;
+          rows.forEach(({ position }, r) => {
+            one.set(position, 0.75 * (one.get(position) ?? 0) + probabilities[h]![r]! / 4);
+          });
+          if (one.size < 20 + interval) return rows;
+          const old = [...one].filter(([position]) => position <= now - 4);
+          old.sort((a, b) => a[1] - b[1] || a[0] - b[0]);
+          for (const [position] of old.slice(0, one.size - 20)) one.delete(position);
+          return rows.filter(({ position }) => one.has(position));
+        });
+        expect(after).toEqual(held.map((one) => [...one.keys()].sort((a, b) => a - b)));
+        expect(after[0]!.slice(-4)).toEqual(range(now - 3, now + 1));
+      }
+    });
+  }
 });
