@@ -41,6 +41,8 @@ function mostBytes(subject: Subject, rows: readonly number[]): number {
 /** JavaScript memory may differ by so much from one collection to the next. */
 const noise = 256 * 1024;
 const requests = 12;
+/** What is held grows in every one of them; what the engine's compiler takes does not. */
+const rounds = 3;
 
 function nativeBytes({ engine }: Subject): number {
   const { context } = engine.decoder;
@@ -62,11 +64,15 @@ export async function releaseFault(subject: Subject): Promise<string | undefined
     for (let n = 0; n < requests; n++) await subject.generate(method, tokenIds(160, n), { maxNewTokens: 2 });
   };
   await many();
-  const [native, heap] = [nativeBytes(subject), heapBytes()];
-  await many();
-  const [nativeGrowth, heapGrowth] = [nativeBytes(subject) - native, heapBytes() - heap];
   const after = `after ${requests} more requests`;
-  if (nativeGrowth > 0) return `${subject.name} leaves ${formatBytes(nativeGrowth)} of device memory ${after}`;
-  if (heapGrowth <= noise) return undefined;
+  let heapGrowth = Infinity;
+  for (let round = 0; round < rounds; round++) {
+    const [native, heap] = [nativeBytes(subject), heapBytes()];
+    await many();
+    const nativeGrowth = nativeBytes(subject) - native;
+    if (nativeGrowth > 0) return `${subject.name} leaves ${formatBytes(nativeGrowth)} of device memory ${after}`;
+    heapGrowth = Math.min(heapGrowth, heapBytes() - heap);
+    if (heapGrowth <= noise) return undefined;
+  }
   return `${subject.name} holds ${formatBytes(heapGrowth)} more of JavaScript memory ${after}: what a hook stores must live in create's closure`;
 }
