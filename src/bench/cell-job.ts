@@ -6,6 +6,7 @@ import type { Calibration } from "./fit.ts";
 import { longbenchTask } from "./longbench-tasks.ts";
 import type { PreparedSample } from "./rows.ts";
 import { followUpIds, type Metric, type Sample, type TextCodec } from "./sample.ts";
+import { foundSources } from "./sources.ts";
 import { sourceOf, taskFacts } from "./tasks.ts";
 
 export interface CellJob {
@@ -34,6 +35,7 @@ export interface CellResult {
 
 export function runCellJob(job: CellJob, codec: TextCodec): CellResult {
   const { config, cell, from, to, contextLength } = job;
+  if (cell.length !== null && config.build_data && config.data_dir !== null) foundSources(config.data_dir);
   const cap = config.max_new_tokens[cell.task] ?? taskFacts(config, cell.task).cap;
   const refused = cell.length !== null && config.on_overflow === "error"; // with a sentence that names the model's length
   const maxPrompt = refused ? Infinity : contextLength - cap;
@@ -103,7 +105,9 @@ const sourceRemarks = {
 
 function remark({ prompt }: ReadySample, config: BenchmarkConfig, remarks: Set<string>): void {
   const source = sourceRemarks[sourceOf(config)];
-  if (source !== undefined) remarks.add(source);
+  const own = config.build_data && config.benchmark_name === "RULER" && config.data_dir !== null;
+  if (own) remarks.add(`Samples: built-in texts, with your ${foundSources(config.data_dir!).join(", ")}.`);
+  else if (source !== undefined) remarks.add(source);
   if (prompt.hadTemplate) remarks.add("Prompts of the files have a template inside; none was added.");
   if (prompt.prefixMode !== "assistant") remarks.add(`The start of the answer: prefix_mode ${prompt.prefixMode}.`);
 }

@@ -2,6 +2,7 @@
 import type { MethodSpec } from "../engine/protocol.ts";
 import { type Interval, meanInterval, medianInterval } from "./intervals.ts";
 import { identity, type Row, type Task } from "./rows.ts";
+import { isNull } from "./score.ts";
 
 /** full: every sample has a score. partial: some have. oom, error, missing: none has, and why. */
 export type CellStatus = "full" | "partial" | "oom" | "error" | "missing";
@@ -168,7 +169,7 @@ function taskCell(method: string, task: string, length: number | null, pairs: Pa
     score: known ? round2(mean) : null,
     stderr: scores.length > 1 ? round2(deviation / Math.sqrt(scores.length)) : null,
     interval: scores.length > 1 ? meanInterval([scores]) : null,
-    nulls: rows.filter((row) => row.prediction?.trim() === "").length,
+    nulls: rows.filter((row) => isNull(row.prediction ?? "")).length,
     ...(rows.some((row) => row.truncated) && { truncated: rows.filter((row) => row.truncated).length }),
   };
 }

@@ -22,3 +22,9 @@ export function followUpRows(
   });
   return { follow_ups: rows };
 }
+
+/** time spent on further questions */
+export function followUpMs(completions: readonly Completion[]): number {
+  const all = completions.flatMap(({ followUps = [] }) => followUps);
+  return all.reduce((sum, { feedMs, decodeMs }) => sum + feedMs + decodeMs, 0);
+}

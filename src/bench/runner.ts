@@ -2,7 +2,7 @@
 import type { Completion, EngineInfo, Request } from "../engine/protocol.ts";
 import { KvaError } from "../native/error.ts";
 import { EngineError, EngineProcess } from "./engine-process.ts";
-import { followUpRequest, followUpRows } from "./follow-ups.ts";
+import { followUpMs, followUpRequest, followUpRows } from "./follow-ups.ts";
 import { type KeptRow, keptRow } from "./kept-rows.ts";
 import { type Job, JobQueue, makeJobs } from "./queue.ts";
 import {
@@ -223,7 +223,8 @@ class Runner {
     this.deaths.delete(first.method.label);
     const deviceMs = Math.max(...completions.map((c) => c.prefillMs + c.decodeMs));
     const now = performance.now();
-    const gapMs = Math.max(0, now - this.freeSince[at]! - deviceMs) / job.tasks.length;
+    const busyMs = deviceMs + followUpMs(completions);
+    const gapMs = Math.max(0, now - this.freeSince[at]! - busyMs) / job.tasks.length;
     this.freeSince[at] = now;
     for (const [index, task] of job.tasks.entries()) {
       await this.completed(task, completions[index], {

@@ -163,3 +163,16 @@ export function userWords(dir: string): Vocabulary {
   vocabularies.set(dir, made);
   return made;
 }
+
+/** What a user's directory has for the generators, by name; the error says what it could have. */
+export function foundSources(dir: string): string[] {
+  if (!existsSync(dir)) throw new KvaError("data", `data_dir ${dir} is not there`);
+  const all = { essays: files.essay, SQuAD: files.squad, HotpotQA: files.hotpotqa, ...wordFiles };
+  const found = Object.entries(all).filter(([, names]) => names.some((name) => existsSync(join(dir, name))));
+  if (found.length > 0) return found.map(([name]) => (name === "large" ? "words" : name));
+  throw new KvaError(
+    "data",
+    `data_dir ${dir} has nothing for RULER's generators, which take ${Object.values(all).flat().join(", ")}; for official ` +
+      "samples set build_data to false",
+  );
+}

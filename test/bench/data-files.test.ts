@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { runCellJob } from "../../src/bench/cell-job.ts";
 import { parseBenchmarkConfig } from "../../src/bench/config.ts";
 import { benchmarkCells, cellSamples } from "../../src/bench/dataset.ts";
 import { dialectLine, findRulerFile, placeInPath, readRulerFile, sampleLine } from "../../src/bench/jsonl.ts";
@@ -270,6 +271,22 @@ describe("a user's corpora", () => {
     writeFileSync(join(other, "english_words.txt"), list("word", 3000));
     const long = rulerSample(request("cwe", 8192, { dataDir: other }), 0).sample;
     for (const ref of long.refs) expect(ref).toMatch(/^word\d+$/);
+  });
+
+  test("the tables name what was taken, and a directory with nothing in it is refused", () => {
+    const dir = folder();
+    const job = (data_dir: string) => {
+      const text = `benchmark_name: RULER\ntask_names: niah_single_1\nlength: 512\nnum_samples: 1\ndata_dir: ${data_dir}`;
+      const config = parseBenchmarkConfig(text, "c.yaml");
+      const cell = { task: "niah_single_1", length: 512 };
+      return () => runCellJob({ config, cell, from: 0, to: 1, contextLength: 4096, keepText: false }, bundled);
+    };
+    expect(job(dir)).toThrow(
+      `data_dir ${dir} has nothing for RULER's generators, which take PaulGrahamEssays.json, squad.json`,
+    );
+    expect(job("/nowhere/at/all")).toThrow("data_dir /nowhere/at/all is not there");
+    writeFileSync(join(dir, "nouns.txt"), Array.from({ length: 60 }, (_, i) => `noun${i}`).join("\n"));
+    expect(job(dir)().remarks).toContain("Samples: built-in texts, with your nouns.");
   });
 
   test("word lists that are too short, or hold more than a word on a line, are refused", () => {
