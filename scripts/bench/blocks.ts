@@ -30,24 +30,22 @@ function randomBits(heads: number, rows: number, words: number, density: number)
   return { bits, share: count / ((heads * rows * (rows + 1)) / 2) };
 }
 
-export function sparseAttention(bench: LayerBench, denseMs: number): Row[] {
+export function sparseAttention(bench: LayerBench, denseMs: number, density: number): Row {
   const { context, cache, queries, out, scale, config, rows, top, attentionFlops } = bench;
   const queryBlocks = Math.ceil(rows / BLOCK);
   const words = Math.ceil(queryBlocks / 32);
-  return [0.5, 0.2, 0.1, 0.05].map((density) => {
-    using scope = new Scope(context);
-    const made = randomBits(config.heads, queryBlocks, words, density);
-    const bits = scope.tensor("int32", config.heads * queryBlocks, words);
-    bits.upload(made.bits);
-    const set = { bits, heads: config.heads, firstBlock: 0, block: BLOCK, kinds: null };
-    const ms = timeMs(context, () => blocks.attentionBlocks(cache, 0, 0, queries, scale, set, out), 5);
-    const ratio = median(ms) / (denseMs * made.share);
-    const target = rows === 131072 ? Math.min(wanted[density]!, (denseMs * made.share) / 0.85) : undefined;
-    return bench.row(`block-sparse attention, density ${made.share.toFixed(3)}`, ms, {
-      floorMs: (1000 * attentionFlops * made.share) / top.gemm,
-      ...(target === undefined ? {} : { targetMs: target }),
-      note: `${ratio.toFixed(2)} of dense time x density`,
-    });
+  using scope = new Scope(context);
+  const made = randomBits(config.heads, queryBlocks, words, density);
+  const bits = scope.tensor("int32", config.heads * queryBlocks, words);
+  bits.upload(made.bits);
+  const set = { bits, heads: config.heads, firstBlock: 0, block: BLOCK, kinds: null };
+  const ms = timeMs(context, () => blocks.attentionBlocks(cache, 0, 0, queries, scale, set, out), 5);
+  const ratio = median(ms) / (denseMs * made.share);
+  const target = rows === 131072 ? Math.min(wanted[density]!, (denseMs * made.share) / 0.85) : undefined;
+  return bench.row(`block-sparse attention, density ${made.share.toFixed(3)}`, ms, {
+    floorMs: (1000 * attentionFlops * made.share) / top.gemm,
+    ...(target === undefined ? {} : { targetMs: target }),
+    note: `${ratio.toFixed(2)} of dense time x density`,
   });
 }
 

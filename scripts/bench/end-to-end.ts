@@ -38,13 +38,12 @@ export interface Sample {
 /** An engine with random weights, and the methods by name. */
 export class Runner {
   private constructor(
-    private readonly engine: EngineProcess,
+    private readonly options: EngineOptions,
+    private engine: EngineProcess,
     readonly config: ModelConfig,
-    readonly loadMs: number,
   ) {}
 
   static async start({ shape, layers, device, memoryLimit = 0 }: Plan): Promise<Runner> {
-    const config = shapeConfig(shape, layers);
     const options: EngineOptions = {
       model: { shape, ...(layers === undefined ? {} : { layers }), seed: 42 },
       device,
@@ -54,8 +53,7 @@ export class Runner {
       memoryLimit,
       graphs: true,
     };
-    const engine = await EngineProcess.start(options);
-    return new Runner(engine, config, engine.info.loadMs);
+    return new Runner(options, await EngineProcess.start(options), shapeConfig(shape, layers));
   }
 
   async method(name: string): Promise<MethodSpec> {
@@ -66,6 +64,7 @@ export class Runner {
   async run(test: Test, warm = false): Promise<Sample> {
     const { method, prompt, newTokens, sequences = 1, repetitions = 1, density } = test;
     const spec = await this.method(method);
+    if (!this.engine.alive) this.engine = await EngineProcess.start(this.options);
     const runs: Completion[][] = [];
     for (let repetition = warm ? 0 : -1; repetition < repetitions; repetition++) {
       const requests = Array.from({ length: sequences }, (_, at) => ({

@@ -34,7 +34,7 @@ function verdict(value: number | undefined, target: number | undefined): string 
   return value <= target ? "yes" : "no";
 }
 
-function line(row: Row): string {
+export function line(row: Row): string {
   const { ms, floorMs, targetMs, peakBytes, targetPeakBytes, note, error } = row;
   const blank = ms.length === 0;
   const middle = median(ms);
@@ -53,19 +53,15 @@ function line(row: Row): string {
   return `| ${cells.join(" | ")} |`;
 }
 
+export function head(table: Row["table"]): string {
+  return `### ${table}\n\n| row | ms, median | spread (samples) | floor | share | target | met | peak GiB | target | |\n|---|---|---|---|---|---|---|---|---|---|`;
+}
+
 /** Markdown tables, one for each kind of row that there is. */
-export function tables(rows: readonly Row[]): string {
+function tables(rows: readonly Row[]): string {
   const kinds = [...new Set(rows.map((row) => row.table))];
-  return kinds
-    .map((kind) => {
-      const head =
-        "| row | ms, median | spread (samples) | floor | share | target | met | peak GiB | target | |\n|---|---|---|---|---|---|---|---|---|---|";
-      return `### ${kind}\n\n${head}\n${rows
-        .filter((row) => row.table === kind)
-        .map(line)
-        .join("\n")}\n`;
-    })
-    .join("\n");
+  const of = (kind: Row["table"]) => rows.filter((row) => row.table === kind).map(line);
+  return kinds.map((kind) => `${head(kind)}\n${of(kind).join("\n")}\n`).join("\n");
 }
 
 export function save(folder: string, name: string, title: string, ceilings: unknown, rows: readonly Row[]): void {

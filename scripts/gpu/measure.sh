@@ -1,26 +1,62 @@
 #!/usr/bin/env bash
-# Everything that docs/measurements/ shows of a card, in about seven minutes: layer and end-to-end rows, methods, scaling, a 23 GiB limit,
-# PyTorch's attention and transformers in the same run, loading, the bundled model on the CPU beside PyTorch's. The libraries are built and bun is on the PATH.
-# usage: scripts/gpu/measure.sh OUT
+# Everything that docs/measurements/ shows of a card: layer and end-to-end rows, PyTorch's attention and transformers in the same run, a 23 GiB
+# limit, loading, methods, scaling, a million tokens, the bundled model on the CPU. The libraries are built and bun is on the PATH. The most
+# important comes first: what does not fit into SECONDS is left out. With two GPUs the peers run on the second one meanwhile.
+# usage: scripts/gpu/measure.sh OUT [SECONDS]       (default 420)
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-out=${1:?usage: scripts/gpu/measure.sh OUT}
+out=${1:?usage: scripts/gpu/measure.sh OUT [SECONDS]}
+limit=${2:-420}
 mkdir -p "$out"
-start=$SECONDS
+SECONDS=0
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/device.txt"
-git log -1 --format=%h 2>/dev/null | tee -a "$out/device.txt"
-step() { # limit, name, command...
-  local limit=$1 name=$2
+gpus=$(wc -l <"$out/device.txt")
+[ "$limit" -lt 400 ] && export BENCH_QUICK=1
+
+step() { # seconds that it needs at most, name, command...
+  local most=$1 name=$2 left=$((limit - SECONDS))
   shift 2
-  timeout "$limit" "$@" >"$out/$name.txt" 2>"$out/$name.err"
-  local code=$?
-  echo "-- $name: exit $code, at $((SECONDS - start)) s"
-  cat "$out/$name.txt"
+  [ "$left" -lt 12 ] && { echo "-- $name: no time left" >>"$out/steps.txt"; return; }
+  timeout -k 2 $((left < most ? left : most)) "$@" >"$out/$name.txt" 2>"$out/$name.err"
+  echo "-- $name: exit $?, ends at $SECONDS s" >>"$out/steps.txt"
 }
-BENCH=layer,end step 150 bench bun scripts/bench.ts "$out"
-step 35 peers-attention python3 scripts/gpu/attention_peers.py
-step 75 peers-transformers python3 scripts/gpu/transformers_peer.py "$out/transformers.json"
-mkdir -p "$out/more"
-BENCH=scaling,limit,methods,long step 215 bench-more bun scripts/bench.ts "$out/more"
-step 45 loading bun scripts/gpu/loading.ts /tmp/loading
-step 40 peers-cpu scripts/cpu-peer.sh 8 python3
+bench() { # seconds, name, parts
+  BENCH=$3 step "$1" "$2" bun scripts/bench.ts "$out/$2"
+}
+ours() {
+  BENCH_ROWS=131072,32768,4096 bench 45 layer layer
+  bench 130 end end
+}
+peers() {
+  step 40 peers-attention python3 scripts/gpu/attention_peers.py
+  step 90 peers-transformers python3 scripts/gpu/transformers_peer.py "$out/transformers.json"
+}
+more() {
+  bench 110 limit limit
+  step 60 loading bun scripts/gpu/loading.ts /tmp/loading
+}
+rest() {
+  bench 60 methods methods
+  bench 60 long long
+  bench 110 scaling scaling
+  step 40 peers-cpu scripts/cpu-peer.sh 8 python3
+}
+if [ "$gpus" -ge 2 ]; then
+  (
+    export CUDA_VISIBLE_DEVICES=1
+    peers
+    rest
+  ) &
+  CUDA_VISIBLE_DEVICES=0 ours
+  CUDA_VISIBLE_DEVICES=0 more
+  wait
+else
+  ours
+  peers
+  more
+  rest
+fi
+cat "$out/steps.txt"
+for name in layer end peers-attention peers-transformers limit loading methods long scaling peers-cpu; do
+  [ -s "$out/$name.txt" ] && { echo "## $name"; cat "$out/$name.txt"; tail -2 "$out/$name.err"; }
+done
