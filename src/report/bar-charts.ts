@@ -2,7 +2,7 @@
 import * as Plot from "@observablehq/plot";
 import { draw, type Figure, figure, shortened, width } from "./figure.ts";
 import { lengthsOf, type Point, type TimeSplit } from "./points.ts";
-import { linearByteTicks } from "./ticks.ts";
+import { linearByteTicks, linearTimeTicks } from "./ticks.ts";
 import { bytesText, lengthText, msText } from "./words.ts";
 
 export const timeParts = [
@@ -27,8 +27,8 @@ interface BarChart {
   /** written after the bars of a method */
   ends: { series: string; at: number; text: string }[];
   format(value: number): string;
-  /** of the axis: a count, or where they are */
-  ticks: number | number[];
+  /** of the axis */
+  ticks: number[];
 }
 
 export function timeCharts(points: readonly Point[]): Figure[] {
@@ -52,7 +52,7 @@ export function timeCharts(points: readonly Point[]): Figure[] {
       bars,
       ends,
       format: msText,
-      ticks: 3,
+      ticks: linearTimeTicks(Math.max(0, ...ends.map(({ at }) => at))),
     };
   });
 }

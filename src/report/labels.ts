@@ -20,7 +20,7 @@ export interface Bounds {
   bottom: number;
 }
 
-const letter = 6.2;
+const letter = 6.9;
 const line = 13;
 const gap = 8;
 const dot = 5;

@@ -35,6 +35,14 @@ export function timeAxis(values: readonly number[]): LogAxis {
   return { domain, ticks };
 }
 
+/** Zero and at most three multiples of 1, 2 or 5 times a power of ten. */
+export function linearTimeTicks(most: number): number[] {
+  const least = Math.max(1e-6, most) / 3;
+  const decade = 10 ** Math.floor(Math.log10(least));
+  const step = [1, 2, 5, 10].map((digit) => digit * decade).find((size) => size >= least)!;
+  return Array.from({ length: Math.floor(most / step) + 1 }, (_, at) => at * step);
+}
+
 /** Zero and at most three multiples of a power of two. */
 export function linearByteTicks(most: number): number[] {
   const step = 2 ** Math.ceil(Math.log2(Math.max(1, most) / 3));

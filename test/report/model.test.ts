@@ -7,7 +7,7 @@ import { placeLabels } from "../../src/report/labels.ts";
 import { makePoints, paretoFront } from "../../src/report/points.ts";
 import { readRun, readRuns } from "../../src/report/run-data.ts";
 import { accuracySheet, paretoSheet } from "../../src/report/sheets.ts";
-import { byteAxis, linearByteTicks, timeAxis } from "../../src/report/ticks.ts";
+import { byteAxis, linearByteTicks, linearTimeTicks, timeAxis } from "../../src/report/ticks.ts";
 import { folder } from "../support/folder.ts";
 import { fixture, outOfMemory } from "./fixture.ts";
 
@@ -109,6 +109,9 @@ test("axes end at round ticks and hold every value", () => {
   expect(timeAxis([100])).toEqual({ domain: [100, 200], ticks: [100, 200] });
   expect(timeAxis([1, 100_000]).ticks.length).toBeLessThanOrEqual(6);
   expect(linearByteTicks(5000)).toEqual([0, 2048, 4096]);
+  expect(linearTimeTicks(206)).toEqual([0, 100, 200]);
+  expect(linearTimeTicks(110)).toEqual([0, 50, 100]);
+  expect(linearTimeTicks(0)).toEqual([0]);
 });
 
 test("names of points keep off points, edges and each other; what has no place is left out", () => {
