@@ -2,6 +2,7 @@
 // into rings; warpgroups of 64 query rows take turns on the tensor cores, each overlapping its softmax with its own P V.
 // floor: 4 * pairs * head_dim flops (pairs: visible query-key pairs of all heads) at the card's matrix rate, 682-721 TFLOP/s measured.
 // measured (H100 80GB, 2026-11-24, bf16, 32 heads, 8 KV heads of 128, causal): 649 TFLOP/s at 16K rows, 641 at 64K, 636 at 128K.
+// sets of blocks: floor density times that; by `make bench`, rows "block-sparse attention" (target: dense time * density / 0.85).
 // gap: 3-12 %: the tensor pipe works in 79.5 % of the cycles at 16K (softmax, diagonal tiles, hand-overs), at a clock that power limits.
 #include "../device/attention_order.cuh"
 #include "../device/attention_tiles.cuh"

@@ -23,10 +23,12 @@ struct Items {
   int rows, columns;
 
   __device__ int count() const { return rows * columns; }
-  __device__ float value(int i) const { return x[i / columns * x_stride + i % columns]; }
+  // rows without gaps, as those of a whole map, need no division
+  __device__ float value(int i) const { return x_stride == columns ? x[i] : x[i / columns * x_stride + i % columns]; }
   __device__ bool is_forced(int i) const {
+    if (forced == nullptr) return false;
     const int column = i % columns;
-    return forced != nullptr && (forced[i / columns * forced_stride + column / 32] >> (column % 32) & 1);
+    return (forced[i / columns * forced_stride + column / 32] >> (column % 32) & 1);
   }
 };
 

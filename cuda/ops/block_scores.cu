@@ -1,4 +1,7 @@
 // Means of blocks of rows, and the softmax of their products.
+// floor: the queries and keys are read once at the rate of a copy; pooled scores take head_dim fp32 multiplications a pair of blocks.
+// measured: by `make bench`, row "FlexPrefill's estimate", pooling.
+// gap expected: a thread sums one column of 2 bytes over a block's rows, which asks for half of what a load could bring.
 #include "../core/cuda.h"
 #include "../device/reduce.cuh"
 #include "../device/vec.cuh"
@@ -40,28 +43,51 @@ struct PooledArgs {
   float scale;
 };
 
-// a block has a row of a head
-__global__ void __launch_bounds__(kThreads) pooled_kernel(const PooledArgs args) {
-  __shared__ float shared[kThreads / 32];
-  const int head = blockIdx.x / args.queries.rows, r = blockIdx.x % args.queries.rows, columns = args.keys.rows;
-  const int seen = args.first_block < 0 ? columns : min(columns, args.first_block + r + 1);
-  const float* q = args.queries.row<float>(r) + int64_t(head) * args.head_dim;
-  float *to = args.out.row<float>(blockIdx.x), top = -INFINITY, sum = 0;
-  for (int c = threadIdx.x; c < columns; c += kThreads) {
-    if (c >= seen) {
-      to[c] = 0;
-      continue;
+constexpr int kTile = 64, kDepth = 32, kTileThreads = 256;
+
+// Scores of a tile of queries and keys of a head in fp32, a thread 4 x 4 of them; tiles right of the diagonal are left out.
+__global__ void __launch_bounds__(kTileThreads) pooled_scores_kernel(const PooledArgs args) {
+  __shared__ float q[kTile][kDepth + 1], k[kTile][kDepth + 1];
+  const int first_row = blockIdx.y * kTile, first_column = blockIdx.x * kTile, head = blockIdx.z, x = threadIdx.x % 16, y = threadIdx.x / 16;
+  const int rows = args.queries.rows, columns = args.keys.rows;
+  if (args.first_block >= 0 && first_column > args.first_block + min(first_row + kTile, rows) - 1) return;
+  float sums[4][4] = {};
+  for (int depth = 0; depth < args.head_dim; depth += kDepth) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < kTile * kDepth; i += kTileThreads) {
+      const int at = i / kDepth, d = i % kDepth, row = min(first_row + at, rows - 1), column = min(first_column + at, columns - 1);
+      const bool inside = depth + d < args.head_dim;
+      q[at][d] = inside ? args.queries.row<float>(row)[int64_t(head) * args.head_dim + depth + d] : 0;
+      k[at][d] = inside ? args.keys.row<float>(column)[int64_t(head / args.group) * args.head_dim + depth + d] : 0;
     }
-    const float* k = args.keys.row<float>(c) + int64_t(head / args.group) * args.head_dim;
-    float score = 0;
-    for (int d = 0; d < args.head_dim; ++d) score = fmaf(q[d], k[d], score);
-    to[c] = score * args.scale;
-    top = fmaxf(top, to[c]);
+    __syncthreads();
+#pragma unroll 8
+    for (int d = 0; d < kDepth; ++d)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(q[y + 16 * i][d], k[x + 16 * j][d], sums[i][j]);
   }
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int row = first_row + y + 16 * i, column = first_column + x + 16 * j;
+      if (row < rows && column < columns) args.out.row<float>(int64_t(head) * rows + row)[column] = sums[i][j] * args.scale;
+    }
+}
+
+// Softmax of the scores of a row of a head, which a block has.
+__global__ void __launch_bounds__(kThreads) pooled_softmax_kernel(const PooledArgs args) {
+  __shared__ float shared[kThreads / 32];
+  const int r = blockIdx.x % args.queries.rows, columns = args.keys.rows;
+  const int seen = args.first_block < 0 ? columns : min(columns, args.first_block + r + 1);
+  float *to = args.out.row<float>(blockIdx.x), top = -INFINITY, sum = 0;
+  for (int c = threadIdx.x; c < seen; c += kThreads) top = fmaxf(top, to[c]);
   top = block_max<kThreads>(top, shared);
   for (int c = threadIdx.x; c < seen; c += kThreads) sum += to[c] = expf(to[c] - top);
   sum = block_sum<kThreads>(sum, shared);
-  for (int c = threadIdx.x; c < seen; c += kThreads) to[c] /= sum;
+  for (int c = threadIdx.x; c < columns; c += kThreads) to[c] = c < seen ? to[c] / sum : 0;
 }
 
 }  // namespace
@@ -91,7 +117,10 @@ void pooled_attention(Context& context, Matrix queries, Matrix keys, int32_t hea
                       Matrix out) {
   if (out.count() == 0) return;
   const PooledArgs args = {queries, keys, out, heads, heads / kv_heads, queries.columns / heads, first_block, scale};
-  pooled_kernel<<<out.rows, kThreads, 0, stream_of(context)>>>(args);
+  const dim3 tiles(divide_up(keys.rows, kTile), divide_up(queries.rows, kTile), heads);
+  pooled_scores_kernel<<<tiles, kTileThreads, 0, stream_of(context)>>>(args);
+  check_launch();
+  pooled_softmax_kernel<<<out.rows, kThreads, 0, stream_of(context)>>>(args);
   check_launch();
 }
 
