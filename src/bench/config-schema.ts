@@ -122,7 +122,7 @@ const schemas = {
   plugin_dir: listOf(text),
   limit: whole(1),
   max_length: whole(1),
-  batch_size: whole(1),
+  batch_size: v.union([v.literal("auto"), whole(1)], "must be a whole number of at least 1, or auto"),
   repeat: whole(1),
   output_path: text,
   save_tag: scalar,

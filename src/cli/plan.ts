@@ -12,6 +12,7 @@ import { bundledModel, locateModel } from "../model/locate.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { KvaError } from "../native/error.ts";
 import { type Model, modelInfo, readMethods, readModel, setUpEngines } from "./engine-setup.ts";
+import { Preflight, type PreflightRow, type PromptSize } from "./preflight.ts";
 import type { RunFlags, Settings } from "./settings.ts";
 
 export interface PreparedRun {
@@ -23,6 +24,9 @@ export interface PreparedRun {
   model: ModelConfig;
   /** as in the default run directory */
   modelName: string;
+  preflight: PreflightRow[];
+  /** sequences that run together, auto resolved */
+  batches: number[];
   dtype: EngineOptions["dtype"];
   /** for the manifest and results.json */
   facts: Record<string, unknown>;
@@ -30,7 +34,7 @@ export interface PreparedRun {
 
 /** Everything is checked here, before a library is built or an engine started. */
 export async function prepareRun(settings: Settings, progress: (text: string) => void): Promise<PreparedRun> {
-  const { config, sets, batches } = settings;
+  const { config, sets } = settings;
   const flags = config as RunFlags;
   const model = await readModel(flags, shapeOf(config));
   const dir = tokenizerDir(config.tokenizer_path, model);
@@ -44,6 +48,8 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
   const tokenizer = loadTokenizer(dir);
   const preparation = await withProgress(settings, tokenizer, dir, model.config, progress);
   const engines = await setUpEngines(flags, model);
+  const preflight = await Preflight.of({ config: model.config, engines, methods, sizes: sizesOf(preparation.samples) });
+  const batches = settings.batches.map((batch) => (batch === "auto" ? preflight.autoBatch() : batch));
   const sampling: Sampling = {
     temperature: config.temperature ?? 0,
     topP: config.top_p ?? 1,
@@ -82,6 +88,8 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
     methods,
     tasksFor,
     preparation,
+    preflight: preflight.rows(batches),
+    batches,
     model: model.config,
     modelName: modelName === "bundled" ? basename(dir) : modelName,
     dtype,
@@ -102,6 +110,16 @@ export async function prepareRun(settings: Settings, progress: (text: string) =>
       view: config.view,
     },
   };
+}
+
+/** The longest prompt of each length. */
+function sizesOf(samples: readonly PreparedSample[]): PromptSize[] {
+  const lengths = Map.groupBy(samples, ({ length }) => length);
+  return [...lengths].map(([length, all]) => ({
+    length,
+    promptTokens: Math.max(...all.map(({ ids }) => ids.length)),
+    newTokens: Math.max(...all.map(({ maxNewTokens }) => maxNewTokens)),
+  }));
 }
 
 /** A model given as shape has random weights from the run's seed: for times, not for scores. */

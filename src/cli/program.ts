@@ -97,7 +97,11 @@ function addRun(program: Command): Command {
     .option("--num_samples <n>", "samples per task and length", natural)
     .option("--limit <n>", "at most so many samples per task and length", natural)
     .option("--max_length <tokens>", "cap on prompt tokens", natural)
-    .option("--batch_size <n...>", "sequences that run together; several sizes run one after the other")
+    .option(
+      "--batch_size <n...>",
+      "sequences that run together, auto: as many as fit; several sizes run one after the other",
+    )
+    .option("--dry_run", "says what would run, what it needs of memory and what will not fit; runs nothing")
     .option(
       "--template <name>",
       "auto (the model's own chat template), none, or one by name: llama3, mistral, qwen, ...",

@@ -7,12 +7,15 @@ import { execute, type RunReport } from "./execute.ts";
 import { Interrupted, type Interrupts, listenForInterrupts } from "./interrupt.ts";
 import { type Keys, listenForKeys } from "./keys.ts";
 import { colourOn, renderTables, tell } from "./output.ts";
+import { prepareRun } from "./plan.ts";
+import { preflightTable, refusalText } from "./preflight.ts";
 import { type RunFlags, readSettings, type Settings } from "./settings.ts";
 import { watchPlugins } from "./watch.ts";
 import { rememberSpeed, speedKey } from "./wizard-memory.ts";
 
 export async function run(flags: RunFlags): Promise<void> {
   const settings = readSettings(flags);
+  if (flags.dry_run) return dryRun(settings);
   const watching = flags.watch === true;
   const steering = new Steering(watching);
   let say = (text: string) => tell(text);
@@ -36,6 +39,7 @@ export async function run(flags: RunFlags): Promise<void> {
           const { tasks } = prepared.plan;
           const done = tasks.filter((task) => rows.get(identity(task))?.status === "ok").length;
           say(`${path}: ${tasks.length} measurements, ${done === 0 ? "none done yet" : `${done} of them done before`}`);
+          for (const row of prepared.preflight.filter(({ fits }) => !fits)) say(`will not fit: ${refusalText(row)}`);
           if (process.stderr.isTTY)
             keys = listenForKeys(
               process.stdin,
@@ -58,6 +62,14 @@ export async function run(flags: RunFlags): Promise<void> {
     keys?.close();
     interrupts.dispose();
   }
+}
+
+/** Everything that a run checks before it starts, and what it will need. */
+async function dryRun(settings: Settings): Promise<void> {
+  const { plan, preflight } = await prepareRun(settings, tell);
+  const table = preflightTable(preflight, plan.tasks.length);
+  if (settings.output !== "json") process.stdout.write(renderTables([table], settings.output));
+  else process.stdout.write(`${JSON.stringify({ measurements: plan.tasks.length, needs: preflight }, null, 2)}\n`);
 }
 
 function keyActions(

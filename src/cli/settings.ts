@@ -34,6 +34,7 @@ export interface RunFlags extends EngineFlags, MethodFlags, SamplingFlags {
   save_tag?: string;
   resume?: boolean;
   fresh?: boolean;
+  dry_run?: boolean;
   log_samples?: boolean;
   log_kept?: boolean;
   no_baseline?: boolean;
@@ -48,7 +49,8 @@ export interface Settings {
   name: string;
   /** of the file, then of the command line */
   sets: Sets;
-  batches: number[];
+  /** sequences that run together; auto: as many as fit, known when the samples are */
+  batches: (number | "auto")[];
   output: TableFormat;
 }
 
@@ -73,7 +75,7 @@ export function benchmarkNames(): string[] {
     .map((file) => basename(file, ".yaml"));
 }
 
-const ownKeys = new Set(["cfg_path", "set", "batch_size", "output", "verbose", "watch"]);
+const ownKeys = new Set(["cfg_path", "set", "batch_size", "output", "verbose", "watch", "dry_run"]);
 
 export function readSettings(flags: RunFlags): Settings {
   if (flags.resume && flags.fresh) throw new KvaError("usage", "--resume and --fresh exclude each other");
@@ -115,11 +117,15 @@ function tasksOf({ benchmark_name, task_names }: BenchmarkConfig): string[] {
   });
 }
 
-function batchSizes(flag: (string | number)[] | undefined, file: number | undefined): number[] {
+function batchSizes(flag: (string | number)[] | undefined, file: number | "auto" | undefined): (number | "auto")[] {
   const words = (flag ?? [file ?? 1]).flatMap((word) => String(word).split(/[\s,]+/)).filter((word) => word !== "");
+  if (words.includes("auto")) {
+    if (words.length === 1) return ["auto"];
+    throw new KvaError("usage", `--batch_size ${words.join(" ")}: auto stands alone, it chooses one size`);
+  }
   const sizes = words.map((word) => {
     if (/^[1-9]\d{0,4}$/.test(word)) return Number(word);
-    throw new KvaError("usage", `--batch_size ${word}: it takes whole numbers of at least 1, as in 8 or 1,8`);
+    throw new KvaError("usage", `--batch_size ${word}: it takes whole numbers of at least 1, as in 8 or 1,8, or auto`);
   });
   return [...new Set(sizes)].toSorted((a, b) => a - b);
 }
