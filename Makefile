@@ -130,7 +130,7 @@ run: packages libraries
 ## make test    installs, builds what this machine can build, runs all tests; KVACCEL_BACKEND=cuda|cpu asks for one backend
 .PHONY: test
 test: packages libraries
-	$(BUN) test $(if $(KVACCEL_JUNIT),--reporter=junit --reporter-outfile=$(KVACCEL_JUNIT)) $(TESTS)
+	$(BUN) test --timeout 60000 $(if $(KVACCEL_JUNIT),--reporter=junit --reporter-outfile=$(KVACCEL_JUNIT)) $(TESTS)
 
 ## make check   types, lint, format
 .PHONY: check

@@ -1,6 +1,9 @@
 // Decode attention on the tensor cores, f16 and bf16, head sizes 64 and 128: the query heads of a group are rows of one product.
 // A few blocks stay on each multiprocessor and go through the items; each warp's loads run ahead across the borders of items, so that memory
 // never rests while an item begins or is merged.
+// floor: the bytes of keys and values at copy bandwidth, 0.179 ms at 128K rows, 8 KV heads of 128, bf16.
+// measured (H100 80GB, 2026-11-25): 0.227 ms with the merge of 512 splits, 0.27 before blocks stayed resident; 54 us at 32K (floor 45).
+// gap: 21 %: about 8 us are the merge; the rest is not explained yet (2.5 TB/s while the kernel runs).
 #include "../device/attention_decode.cuh"
 #include "../device/mma.cuh"
 
