@@ -1,16 +1,21 @@
 // XAttention: its block lists against its definition in float64, and every check of its specification.
 import { describe, expect, test } from "bun:test";
 import plugin from "../../plugins/xattention.ts";
+import { thresholds } from "../../scripts/xattention-thresholds.ts";
 import { cumulative } from "../../src/native/blocks.ts";
 import { Scope } from "../../src/native/scope.ts";
 import { Tensor } from "../../src/native/tensor.ts";
+import { parseMethods } from "../../src/plugin/compose.ts";
 import type { Hooks, ModelInfo } from "../../src/plugin/index.ts";
+import { loadPlugins, ownPlugins } from "../../src/plugin/loader.ts";
 import { resolveParams } from "../../src/plugin/params.ts";
 import { eachBackend } from "../support/backends.ts";
+import { generate, openEngine, randomIds, request } from "../support/engine.ts";
 import { input, row } from "../support/guarded.ts";
 import { hooksOf, type Prompt, prompted, runSelect, scaleOf } from "../support/hooks.ts";
 import { Random } from "../support/random.ts";
-import { antidiagonalScores, type BlockLists, ranked } from "../support/reference-blocks.ts";
+import { antidiagonalScores, type BlockLists, countOf, ranked } from "../support/reference-blocks.ts";
+import { causal, type LayerInputs, referenceLogits } from "../support/reference-model.ts";
 import { HEAD_DIM, patterned, patterns, recall } from "../support/sparse-heads.ts";
 
 const shape = { kvHeads: 2, groupSize: 3, headDim: 64, dtype: "float32" as const };
@@ -171,6 +176,45 @@ eachBackend("XAttention", (backend) => {
     };
     expect(run(0b100001, 0)).toBe(0b100101);
     expect(run(0b100000, 1)! | 1).toBe(0b100111);
+  });
+});
+
+eachBackend("XAttention's thresholds", (backend) => {
+  test("of a model's heads are the shares that hold 90 % of the true attention, and run as a table", async () => {
+    const engine = openEngine(backend, { config: { num_hidden_layers: 2 } });
+    const ids = randomIds(230, 3);
+    const found = await thresholds(engine, ids, 8, 64);
+    const inputs: LayerInputs[] = [];
+    referenceLogits(engine, ids, causal, inputs);
+    const { heads } = engine.config;
+    const scale = engine.decoder.scale;
+    const expected = inputs.map(({ queries, layer }) => {
+      const [truth, estimate] = [1, 8].map((stride) => antidiagonalScores(layer, queries, scale / stride, stride, 64));
+      return Array.from({ length: heads }, (_, h) => {
+        let [above, all] = [0, 0];
+        for (let r = 4 * h; r < 4 * h + 4; r++) {
+          const [mass, scores] = [row(truth!, r), row(estimate!, r)];
+          const needed = ranked(mass).slice(0, countOf(mass, 0.9, { inclusive: true }));
+          const lowest = Math.min(...needed.map((c) => scores[c]!));
+          scores.forEach((score) => {
+            all += score;
+            if (score >= lowest) above += score;
+          });
+        }
+        return above / all;
+      });
+    });
+    found.flat().forEach((tau, at) => {
+      expect(Math.abs(tau - expected.flat()[at]!)).toBeLessThan(1e-4);
+    });
+    expect(Math.min(...found.flat())).toBeGreaterThan(0.5);
+
+    const registry = await loadPlugins([ownPlugins]);
+    const sets = { xattention: { minLen: 0, block: 64, stride: 8, tau: found } };
+    const [method] = parseMethods(["XAttention"], sets, registry);
+    const [done] = await generate(engine, method!, [request(ids, { maxNewTokens: 1 })]);
+    expect(done!.numbers.density).toBeLessThanOrEqual(1);
+    engine.dispose();
   });
 });
 
