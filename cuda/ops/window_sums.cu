@@ -1,8 +1,9 @@
 // Where the window's queries attend to: sums of their probabilities by key (columns) and by distance (diagonals), whole and by blocks. Two
 // passes over the keys for each query's norm, one for the sums of a tile of keys; a diagonal's tiles are added in order.
 // floor: the keys are read twice at the rate of a copy; 4 * window * rows * heads * head_dim operations on tensor cores.
-// measured: by `make bench`, row "FlexPrefill's estimate", window sums.
-// gap expected: the diagonals of 16 x 8 probabilities go through shared memory, about 60 instructions for 8 matrix products.
+// measured (H100 80GB, 2026-11-25, bf16, 128 queries of 32 heads over 128K rows): 3.16 ms, floor 0.25.
+// gap: each warp reads the queries for 16 keys alone; the diagonals of 16 x 8 probabilities go through shared memory, about 60 instructions
+// for 8 matrix products.
 #include "../core/cuda.h"
 #include "../device/reduce.cuh"
 #include "../device/window_norms.cuh"
