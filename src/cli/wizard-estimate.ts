@@ -12,7 +12,7 @@ const elementBytes: Record<string, number> = { bfloat16: 2, float16: 2, float32:
 
 export interface Wanted {
   facts: ModelFacts;
-  /** bytes of the checkpoint */
+  /** bytes of all weights in the checkpoint's type */
   weights: number;
   dtype: string;
   /** prompt tokens, the longest last; empty where the benchmark has no lengths of its own */

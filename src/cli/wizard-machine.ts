@@ -4,6 +4,7 @@ import { readBenchmarkConfig } from "../bench/config.ts";
 import { formatBytes } from "../bench/format.ts";
 import { readConfig } from "../model/config.ts";
 import { locateModel } from "../model/locate.ts";
+import { weightBytes } from "../model/plan.ts";
 import { KvaError } from "../native/error.ts";
 import { parseMethods } from "../plugin/compose.ts";
 import { loadPlugins, pluginDirs } from "../plugin/loader.ts";
@@ -15,7 +16,6 @@ import { benchmarkNames, benchmarkPath, readSettings } from "./settings.ts";
 import { setupNameProblem, setupPath, writeSetup } from "./setups.ts";
 import { memoryLines, timeLine, type Wanted } from "./wizard-estimate.ts";
 import { type Memory, speedKey } from "./wizard-memory.ts";
-import { weightBytes } from "./wizard-models.ts";
 import { answersOf } from "./wizard-setups.ts";
 import type { BenchmarkChoice, DeviceChoice, ModelFacts, WizardFacts, WizardFlags } from "./wizard-types.ts";
 
@@ -79,10 +79,11 @@ export async function addFacts(facts: WizardFacts, memory: Memory): Promise<void
   };
   const wantedOf = (flags: WizardFlags): Wanted => {
     const model = readModel(flags.model_path);
+    const config = readConfig(locateModel(flags.model_path));
     const benchmark = readBenchmark(flags.cfg_path);
     return {
       facts: model,
-      weights: weightBytes(locateModel(flags.model_path)),
+      weights: weightBytes(config, config.dtype),
       dtype: flags.torch_dtype,
       lengths: (flags.length ?? []).map(Number),
       samples: flags.num_samples * (benchmark.tasks ?? 1),

@@ -43,7 +43,9 @@ const maxTries = 6;
 /** The innermost cause of a failure. */
 export function reasonOf(error: unknown): string {
   const { cause } = error as { cause?: unknown };
-  return cause instanceof Error ? reasonOf(cause) : error instanceof Error ? error.message : String(error);
+  if (cause instanceof Error) return reasonOf(cause);
+  const text = error instanceof Error ? error.message : String(error);
+  return text.replace(/\. For more information, pass `verbose: true`.*$/, ""); // advice to the caller of fetch
 }
 
 /** fetch that gives up where no answer begins within the patience. */
@@ -91,9 +93,10 @@ export class Transfer {
   /** The file is in the cache and in the snapshot afterwards. */
   async take(file: ListFileEntry): Promise<void> {
     const blob = this.blob(file);
-    if (!existsSync(blob)) await this.fetchBlob(file, blob);
+    const there = existsSync(blob);
+    if (!there) await this.fetchBlob(file, blob);
     this.done += file.size;
-    this.watch.progress?.(this.done, this.total, file.path);
+    if (there) this.watch.progress?.(this.done, this.total, file.path);
     const link = join(this.folder, "snapshots", this.source.revision, file.path);
     mkdirSync(dirname(link), { recursive: true });
     if (lstatSync(link, { throwIfNoEntry: false })) rmSync(link);
