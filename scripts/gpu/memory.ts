@@ -42,6 +42,7 @@ for (const shape of shapes.split(",")) {
         promptTokens,
         newTokens,
         prefillChunk: 4096,
+        backend: device.startsWith("cuda") ? "cuda" : "cpu",
       });
       const kinds = (["weights", "activations", "cache", "scratch"] as const).map((kind) =>
         gib(engine.decoder.context.memory(kind).peakBytes),

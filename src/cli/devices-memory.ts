@@ -99,9 +99,10 @@ export function modelNeeds(wanted: Wanted, devices: readonly DeviceEntry[]): Mod
   const { config, dtype, fileBytes, newTokens, prefillChunk } = wanted;
   const weights = weightBytes(config, dtype);
   const backends = [...new Set(devices.map(({ backend }) => backend))];
+  const backend = backends.includes("cuda") ? "cuda" : "cpu";
   const needs = wanted.methods.flatMap(({ spec, method }) =>
     wanted.lengths.map((promptTokens): Need => {
-      const estimate = estimateMemory({ config, dtype, method, promptTokens, newTokens, prefillChunk });
+      const estimate = estimateMemory({ config, dtype, method, promptTokens, newTokens, prefillChunk, backend });
       const fits = devices.filter(({ free_bytes }) => estimate.peakBytes <= free_bytes).map(({ id }) => id);
       return {
         method: spec.label,

@@ -1,6 +1,7 @@
 // Peak memory of a run before it starts, from shapes alone: what the decoder and the engine allocate, and what a method's formulas keep.
 import type { FloatDtype, ModelConfig } from "../model/config.ts";
 import { weightBytes } from "../model/plan.ts";
+import type { Backend } from "../native/library.ts";
 import { elementBytes } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
 import { type AllNeeds, createHooks, expectedStorage, type LoadedMethod, sumNeeds } from "./method.ts";
@@ -13,9 +14,10 @@ export interface EstimateRequest {
   newTokens: number;
   /** rows of a row chunk in prefill */
   prefillChunk: number;
+  backend: Backend;
 }
 
-/** Bytes on the device that runs all layers, one sequence; scratch of kernels is not in it. */
+/** Bytes on the device that runs all layers, one sequence. */
 export interface MemoryEstimate {
   weightBytes: number;
   /** hidden states, queries, and what one row chunk needs */
@@ -25,6 +27,9 @@ export interface MemoryEstimate {
   /** the largest sum at any time */
   peakBytes: number;
 }
+
+/** The workspace of cuBLASLt; other scratch is smaller by far. */
+const scratchBytes: Record<Backend, number> = { cuda: 32 * 2 ** 20, cpu: 0 };
 
 /** As engine/sequence.ts reserves them. */
 const maxSpareRows = 1024;
@@ -40,6 +45,7 @@ export function estimateMemory(request: EstimateRequest): MemoryEstimate {
   const rowBytes = 2 * config.headDim * unit + positionBytes + needs.sideArrays.length * sideBytes;
   const spare = Math.min(maxSpareRows, newTokens);
   const weights = weightBytes(config, dtype);
+  const scratch = scratchBytes[request.backend];
 
   let kept = config.layers * config.kvHeads * needs.unrotatedKeys * config.headDim * unit;
   let drops = false;
@@ -61,7 +67,7 @@ export function estimateMemory(request: EstimateRequest): MemoryEstimate {
     weightBytes: weights,
     activationBytes: activations,
     cacheBytes: kept,
-    peakBytes: Math.max(prefill, decode),
+    peakBytes: Math.max(prefill, decode) + scratch,
   };
 }
 

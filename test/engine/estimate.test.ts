@@ -27,6 +27,7 @@ eachBackend("estimates", (backend) => {
           promptTokens,
           newTokens: 8,
           prefillChunk: 512,
+          backend: backend.name,
         });
         expect(Math.abs(estimate.peakBytes / done!.peakBytes - 1)).toBeLessThan(0.03);
         expect(estimate.weightBytes).toBe(engine.info.weightBytes);

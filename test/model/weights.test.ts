@@ -160,6 +160,23 @@ eachBackend("weights", (backend) => {
     );
   });
 
+  test("an fp8 checkpoint is refused, by its config or by its tensors", () => {
+    const fp8 = (dir: string) => {
+      const file = join(dir, "model.safetensors");
+      const bytes = readFileSync(file);
+      const end = 8 + Number(bytes.readBigUInt64LE());
+      const header = JSON.parse(bytes.subarray(8, end).toString());
+      const tensor = header["lm_head.weight"];
+      Object.assign(tensor, { dtype: "F8_E4M3", shape: [tensor.shape[0], 4 * tensor.shape[1]] });
+      writeRaw(file, JSON.stringify(header), bytes.subarray(end));
+    };
+    expect(refusal(backend.context, {}, "float32", fp8)).toMatch(
+      /tensor lm_head\.weight of .* is F8_E4M3; kvaccel reads BF16, F16 and F32: take the checkpoint in one of them, or a GGUF file$/,
+    );
+    const quantised = (dir: string) => rewriteConfig(dir, { quantization_config: { quant_method: "fp8" } });
+    expect(refusal(backend.context, {}, "float32", quantised)).toContain('the weights are stored as "fp8"; take the');
+  });
+
   test("a truncated checkpoint allocates nothing", () => {
     const spoil = (dir: string) => {
       const file = join(dir, "model.safetensors");
