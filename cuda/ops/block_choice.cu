@@ -13,6 +13,7 @@ namespace {
 using namespace device;
 
 constexpr int kThreads = 1024, kSmallThreads = 256;
+constexpr int kRowThreads = 128, kRowItems = 4096;  // few items: barriers of four warps are shorter than those of 32
 
 // Item i is column i % columns of row i / columns.
 struct Items {
@@ -53,15 +54,16 @@ __device__ Items items_of(const ChoiceArgs& args, int first) {
 }
 
 // How many items the share takes, forced ones included.
+template <int Threads>
 __device__ int64_t reaching(const Items& items, int forced, double share, bool inclusive, SelectShared& shared) {
   uint64_t own = 0, own_forced = 0, total, forced_sum;
-  for (int i = threadIdx.x; i < items.count(); i += kThreads) {
+  for (int i = threadIdx.x; i < items.count(); i += Threads) {
     const uint64_t weight = block_weight(items.value(i));
     own += weight;
     if (items.is_forced(i)) own_forced += weight;
   }
-  block_prefix<kThreads>(own, shared.sums, &total);
-  block_prefix<kThreads>(own_forced, shared.sums, &forced_sum);
+  block_prefix<Threads>(own, shared.sums, &total);
+  block_prefix<Threads>(own_forced, shared.sums, &forced_sum);
   const uint64_t budget = block_budget(share, total, inclusive), rest = total - forced_sum;
   if (inclusive ? budget <= forced_sum : budget < forced_sum) return forced;
   if (!inclusive && rest <= budget - forced_sum) return items.count();
@@ -69,42 +71,44 @@ __device__ int64_t reaching(const Items& items, int forced, double share, bool i
   if (target == 0) return forced;
   const auto key = [&](int i) { return ordered_bits(items.value(i)); };
   const auto weight = [&](int i, uint32_t) { return items.is_forced(i) ? uint64_t(0) : block_weight(items.value(i)); };
-  const Crossing crossing = find_crossing<kThreads>(items.count(), target, key, weight, shared);
+  const Crossing crossing = find_crossing<Threads>(items.count(), target, key, weight, shared);
   int better = 0, all;
   uint64_t unit = 0, most;
-  for (int i = threadIdx.x; i < items.count(); i += kThreads) {
+  for (int i = threadIdx.x; i < items.count(); i += Threads) {
     const uint32_t bits = key(i);
     if (bits > crossing.key && !items.is_forced(i)) ++better;
     if (bits == crossing.key) unit = block_weight(items.value(i));
   }
-  block_prefix<kThreads>(better, reinterpret_cast<int*>(shared.warps), &all);
+  block_prefix<Threads>(better, reinterpret_cast<int*>(shared.warps), &all);
   for (int offset = 16; offset > 0; offset >>= 1) unit = max(unit, __shfl_xor_sync(kAllLanes, unit, offset));
   if (threadIdx.x % 32 == 0) shared.sums[threadIdx.x / 32] = unit;
   __syncthreads();
   most = 0;
-  for (int w = 0; w < kThreads / 32; ++w) most = max(most, shared.sums[w]);
+  for (int w = 0; w < Threads / 32; ++w) most = max(most, shared.sums[w]);
   __syncthreads();
   return forced + all + (inclusive ? (crossing.remaining + most - 1) / most : (crossing.remaining - 1) / most);
 }
 
+template <int Threads>
 __device__ int count_forced(const Items& items, SelectShared& shared) {
   if (items.forced == nullptr) return 0;
   int own = 0, total;
-  for (int i = threadIdx.x; i < items.count(); i += kThreads) own += items.is_forced(i);
-  block_prefix<kThreads>(own, reinterpret_cast<int*>(shared.warps), &total);
+  for (int i = threadIdx.x; i < items.count(); i += Threads) own += items.is_forced(i);
+  block_prefix<Threads>(own, reinterpret_cast<int*>(shared.warps), &total);
   return total;
 }
 
 // Adds the forced items and the `others` best of the rest. A thread has words of bits; ties go to the first items.
+template <int Threads>
 __device__ void mark(const Items& items, int64_t others, SelectShared& shared) {
   const auto key = [&](int i) { return ordered_bits(items.value(i)); };
   const auto weight = [&](int i, uint32_t) { return items.is_forced(i) ? uint64_t(0) : uint64_t(1); };
   Crossing crossing = {0xffffffffu, 0};
-  if (others > 0) crossing = find_crossing<kThreads>(items.count(), others, key, weight, shared);
+  if (others > 0) crossing = find_crossing<Threads>(items.count(), others, key, weight, shared);
   const int words = (items.columns + 31) / 32;
   const bool any = others > 0;
   uint64_t ties = 0; // before this round's words
-  for (int base = 0; base < items.rows * words; base += kThreads) {
+  for (int base = 0; base < items.rows * words; base += Threads) {
     const int at = base + threadIdx.x, row = at / words, word = at % words;
     const bool valid = at < items.rows * words;
     uint32_t chosen = 0, tied = 0;
@@ -116,33 +120,35 @@ __device__ void mark(const Items& items, int64_t others, SelectShared& shared) {
       if (any && !is_forced && bits == crossing.key) tied |= 1u << i;
     }
     uint64_t total;
-    uint64_t before = ties + block_prefix<kThreads>(static_cast<uint64_t>(__popc(tied)), shared.sums, &total);
+    uint64_t before = ties + block_prefix<Threads>(static_cast<uint64_t>(__popc(tied)), shared.sums, &total);
     for (; tied != 0 && before < crossing.remaining; tied &= tied - 1, ++before) chosen |= tied & (~tied + 1);
     if (valid) items.bits[row * items.bits_stride + word] |= chosen;
     ties += total;
   }
 }
 
-__global__ void __launch_bounds__(kThreads) cumulative_kernel(const ChoiceArgs args) {
+template <int Threads>
+__global__ void __launch_bounds__(Threads) cumulative_kernel(const ChoiceArgs args) {
   __shared__ SelectShared shared;
   const int first = blockIdx.x * args.rows, group = first / args.per_group;
   int64_t count = 0;
   if (!args.gate || args.gate.row<float>(0)[group] < args.threshold) {
     const Items items = items_of(args, first);
-    const int forced = count_forced(items, shared);
-    count = reaching(items, forced, args.shares[group], args.inclusive, shared);
+    const int forced = count_forced<Threads>(items, shared);
+    count = reaching<Threads>(items, forced, args.shares[group], args.inclusive, shared);
     if (first % args.per_group < args.extra_rows) count += args.extra;
     count = block_count(count, forced, items.count(), args.least, args.most);
-    if (args.bits) mark(items, count - forced, shared);
+    if (args.bits) mark<Threads>(items, count - forced, shared);
   }
   if (args.counts && threadIdx.x == 0) args.counts.row<int32_t>(0)[blockIdx.x] = static_cast<int32_t>(count);
 }
 
-__global__ void __launch_bounds__(kThreads) top_bits_kernel(const ChoiceArgs args) {
+template <int Threads>
+__global__ void __launch_bounds__(Threads) top_bits_kernel(const ChoiceArgs args) {
   __shared__ SelectShared shared;
   const Items items = items_of(args, blockIdx.x);
-  const int forced = count_forced(items, shared);
-  mark(items, block_count(args.counts.row<int32_t>(0)[blockIdx.x], forced, items.count(), 0, 0) - forced, shared);
+  const int forced = count_forced<Threads>(items, shared);
+  mark<Threads>(items, block_count(args.counts.row<int32_t>(0)[blockIdx.x], forced, items.count(), 0, 0) - forced, shared);
 }
 
 __global__ void __launch_bounds__(kSmallThreads) divide_kernel(int32_t* counts, int n, int offset, int divisor, int least, int most) {
@@ -175,14 +181,20 @@ void cumulative(Context& context, Matrix x, const Cumulative& how, Matrix forced
   cuda_device(context).store(shares, how.shares, how.groups * int64_t(sizeof(double)));
   const ChoiceArgs args = {x,    forced,       gate,      counts,         bits,      shares,   how.groups,   per_group,
                            rows, how.inclusive, how.extra, how.extra_rows, how.least, how.most, how.threshold};
-  cumulative_kernel<<<x.rows / rows, kThreads, 0, stream_of(context)>>>(args);
+  if (int64_t(rows) * x.columns <= kRowItems)
+    cumulative_kernel<kRowThreads><<<x.rows / rows, kRowThreads, 0, stream_of(context)>>>(args);
+  else
+    cumulative_kernel<kThreads><<<x.rows / rows, kThreads, 0, stream_of(context)>>>(args);
   check_launch();
 }
 
 void top_bits(Context& context, Matrix x, Matrix counts, Matrix forced, Matrix bits) {
   ChoiceArgs args = {x, forced, {}, counts, bits};
   args.rows = 1;
-  top_bits_kernel<<<x.rows, kThreads, 0, stream_of(context)>>>(args);
+  if (x.columns <= kRowItems)
+    top_bits_kernel<kRowThreads><<<x.rows, kRowThreads, 0, stream_of(context)>>>(args);
+  else
+    top_bits_kernel<kThreads><<<x.rows, kThreads, 0, stream_of(context)>>>(args);
   check_launch();
 }
 
