@@ -41,6 +41,8 @@ export const rowSchema = v.looseObject({
   /** of it, choosing the blocks that prefill attention reads */
   select_ms: v.optional(count),
   decode_ms: count,
+  /** in the method's recorded ops in one decode step */
+  decode_method_ms: v.optional(count),
   /** share of the batch's time: its longest sequence over its size */
   wall_ms: count,
   /** share of the time in which the engine waited for this batch, and its answers were on their way back */
@@ -151,6 +153,7 @@ export function completedRow(task: Task, completion: Completion, prediction: str
     method_ms: completion.methodMs,
     ...(completion.selectMs === undefined ? {} : { select_ms: completion.selectMs }),
     decode_ms: completion.decodeMs,
+    ...(completion.decodeMethodMs === undefined ? {} : { decode_method_ms: completion.decodeMethodMs }),
     wall_ms: context.wallMs,
     gap_ms: context.gapMs ?? 0,
     cache_bytes: completion.cacheBytes,

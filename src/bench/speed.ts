@@ -38,6 +38,9 @@ export interface SpeedRow {
   /** of a sparse method: share of the causal blocks that prefill attention read, and the time of finding them */
   density?: number;
   select_ms?: number;
+  /** of a method that does anything then: its own time on the device in the prompt's prefill, and in one decode step */
+  method_prefill_ms?: number;
+  method_decode_ms?: number;
   /** why there are no numbers */
   error?: string;
 }
@@ -142,6 +145,7 @@ function summary(test: SpeedTest, samples: Completion[][], baseline: number[]): 
     cache_bytes: Math.max(...samples.map((completions) => completions.reduce((sum, c) => sum + c.cacheBytes, 0))),
     peak_bytes: Math.max(...samples.map((completions) => longest(completions, (c) => c.peakBytes))),
     ...sparsity(samples.flat()),
+    ...methodTimes(samples),
   };
 }
 
@@ -149,6 +153,12 @@ function sparsity(completions: readonly Completion[]): { density?: number; selec
   const densities = completions.map((c) => c.numbers.density).filter((density) => density !== undefined);
   if (densities.length === 0) return {};
   return { density: average(densities), select_ms: average(completions.map((c) => c.selectMs ?? 0)) };
+}
+
+function methodTimes(samples: Completion[][]): { method_prefill_ms?: number; method_decode_ms?: number } {
+  const of = (time: (c: Completion) => number) => average(samples.map((completions) => time(completions[0]!)));
+  const [prefill, decode] = [of((c) => c.methodMs), of((c) => c.decodeMethodMs ?? 0)];
+  return { ...(prefill > 0 && { method_prefill_ms: prefill }), ...(decode > 0 && { method_decode_ms: decode }) };
 }
 
 export function failedSpeedRow(test: SpeedTest, error: string): SpeedRow {

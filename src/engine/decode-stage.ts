@@ -16,6 +16,8 @@ export class DecodeStage {
   /** marked when a step of this stage is queued */
   private readonly mark: Timer;
   private readonly buffers = new Map<number, { scope: Scope; step: StepBuffers }>();
+  /** layers whose recorded ops the last eager step timed */
+  private timed: number[] = [];
   private members: readonly Sequence[] = [];
   /** fp32 `[members * kvHeads, columns]`: probabilities of the current query, where a method needs them */
   private probs: Tensor | null = null;
@@ -34,7 +36,7 @@ export class DecodeStage {
     this.context = decoder.stages[stage]!.context;
     this.batch = Batch.create(this.context, maxSequences);
     try {
-      this.mark = Timer.create(this.context, 1);
+      this.mark = Timer.create(this.context, 1 + 2 * decoder.config.layers);
     } catch (error) {
       this.batch.dispose();
       throw error;
@@ -76,14 +78,14 @@ export class DecodeStage {
   run(launches: readonly Launch[][], graphs: boolean, after: () => void): void {
     if (this.graph && this.graphGeneration !== this.generation) this.dropGraph();
     if (!this.graph && graphs && this.eagerGeneration === this.generation) {
-      this.graph = Graph.capture(this.context, () => this.queue(launches, after));
+      this.graph = Graph.capture(this.context, () => this.queue(launches, after, false));
       this.graphGeneration = this.generation;
     }
     if (this.graph) {
       this.graph.launch();
       return;
     }
-    this.queue(launches, after);
+    this.queue(launches, after, true);
     this.eagerGeneration = this.generation;
   }
 
@@ -98,10 +100,22 @@ export class DecodeStage {
     of.pullToPeer(to);
   }
 
-  private queue(launches: readonly Launch[][], after: () => void): void {
+  /** Milliseconds that the recorded ops of the last eager step took on the device, all members together; waits for it. */
+  methodMs(): number {
+    return this.timed.reduce((sum, layer) => sum + this.mark.read(1 + 2 * layer, 2 + 2 * layer), 0);
+  }
+
+  private queue(launches: readonly Launch[][], after: () => void, timed: boolean): void {
     const { probs, step, batch } = this;
+    if (timed) this.timed = [];
     this.decoder.step(this.stage, batch, step, probs, (layer) => {
-      replay(batch, layer, launches[layer]!, { rope: step.rope, probs });
+      const list = launches[layer]!;
+      if (list.length === 0) return;
+      if (timed) this.mark.mark(1 + 2 * layer);
+      replay(batch, layer, list, { rope: step.rope, probs });
+      if (!timed) return;
+      this.mark.mark(2 + 2 * layer);
+      this.timed.push(layer);
     });
     batch.advance();
     after();

@@ -43,6 +43,11 @@ export class DecodeLoop {
     this.launches = [];
   }
 
+  /** Milliseconds that recorded ops took in the last eager step, all members and stages together; waits for it. */
+  methodMs(): number {
+    return this.stages.reduce((sum, stage) => sum + stage.methodMs(), 0);
+  }
+
   /** Samples from logits `[members, vocabSize]` of the step buffers. Queued only. */
   sampleFrom(): void {
     this.sample();

@@ -53,6 +53,11 @@ export class Decoding {
     this.start += ms;
   }
 
+  /** Milliseconds that the method took in a step, on the device, all sequences together; waits for it. */
+  methodMs(): number {
+    return this.loop.methodMs();
+  }
+
   /** whether a sequence goes on */
   get going(): boolean {
     return this.members.length > 0;

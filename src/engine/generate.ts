@@ -94,7 +94,8 @@ class Generation {
       for (const loop of loops) if (loop.going) loop.turn();
       await this.events.breathe();
     }
-    return this.finish();
+    const decodeMethodMs = loops.reduce((sum, loop) => sum + loop.methodMs(), 0);
+    return this.finish().map((completion) => ({ ...completion, decodeMethodMs }));
   }
 
   /** All prompts, up to the hidden states of their last rows. Of several passes each queues a stage when the one before has left it. */

@@ -74,7 +74,7 @@ export async function prefill(
   const methodMs = () => {
     let total = 0;
     for (let layer = 0; layer < layers; layer++) total += timerOf(layer).read(2 * layer, 2 * layer + 1);
-    return total;
+    return sequences.reduce((sum, { spans }) => sum + spans.ms(), total);
   };
   return { hidden, starts, methodMs };
 }

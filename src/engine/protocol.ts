@@ -110,10 +110,12 @@ export interface Completion {
   promptTokens: number;
   /** until the first new token is known: time to first token */
   prefillMs: number;
-  /** of it, in the method's hooks */
+  /** of it, in the method's hooks, on the device */
   methodMs: number;
   /** of it, choosing the blocks that attention reads */
   selectMs?: number;
+  /** in the method's recorded ops in one decode step, on the device, all sequences of the call together: of the last step without a graph */
+  decodeMethodMs?: number;
   /** from the first new token to the last */
   decodeMs: number;
   /** each decode step */

@@ -24,6 +24,7 @@ import {
 import type { Request } from "./protocol.ts";
 import { type DecodeOp, plan, replay } from "./recorded.ts";
 import { Selection } from "./selection.ts";
+import { Spans } from "./spans.ts";
 
 /** What a hook call is about, besides the layer. */
 interface Inside {
@@ -54,6 +55,8 @@ export class Sequence {
   private readonly rings: Tensor[];
   /** of the layer that is being prefilled: f32 `[heads, headDim + headDim^2]` */
   private moments: Tensor | null = null;
+  /** time on the device of what is done for the method while a layer attends: chunk hooks, moments of queries */
+  readonly spans: Spans;
   /** this sequence alone, on each stage */
   private readonly solos: readonly Batch[];
   /** null where no hook selects */
@@ -71,6 +74,7 @@ export class Sequence {
   ) {
     this.hooks = origin?.hooks ?? createHooks(method, model);
     this.needs = sumNeeds(this.hooks);
+    this.spans = new Spans(scope);
     this.promptTokens = origin?.promptTokens ?? request.questionStart ?? request.ids.length;
     this.forced = origin ? [...request.ids] : request.ids.slice(this.promptTokens);
     this.spareRows = Math.min(MAX_SPARE_ROWS, this.forced.length + request.maxNewTokens);
@@ -118,7 +122,8 @@ export class Sequence {
     if (this.moments?.context !== queries.context) {
       this.moments = this.scope.on(queries.context).tensor("float32", heads, headDim + headDim * headDim);
     }
-    queryMoments(part, heads, first + skipped - skip, this.moments);
+    const { moments } = this;
+    this.spans.time(queries.context, () => queryMoments(part, heads, first + skipped - skip, moments));
   }
 
   /** keeps the last of a layer's queries, `[promptTokens, heads * headDim]`, for the hooks */
@@ -150,7 +155,10 @@ export class Sequence {
   chunkHooks(layer: number, chunk: ChunkState): void {
     for (const named of this.hooks) {
       const { chunk: hook } = named.hooks;
-      if (hook) this.call(named, "chunk", layer, { chunk }, (view, ops) => hook.call(named.hooks, view, ops));
+      if (!hook) continue;
+      this.spans.time(chunk.queries.context, () =>
+        this.call(named, "chunk", layer, { chunk }, (view, ops) => hook.call(named.hooks, view, ops)),
+      );
     }
   }
 

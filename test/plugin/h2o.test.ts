@@ -6,7 +6,7 @@ import { Scope } from "../../src/native/scope.ts";
 import { resolveParams } from "../../src/plugin/params.ts";
 import { eachBackend } from "../support/backends.ts";
 import { expectBest, range } from "../support/choice.ts";
-import { methodOf, openEngine, trace, traceOf } from "../support/engine.ts";
+import { generate, methodOf, openEngine, randomIds, request, trace, traceOf } from "../support/engine.ts";
 import { type Matrix, matrix, row } from "../support/guarded.ts";
 import { decoderOf, hooksOf, prompted, runPrefill, scaleOf, sideValues } from "../support/hooks.ts";
 import { Random } from "../support/random.ts";
@@ -227,6 +227,18 @@ eachBackend("H2O in the engine", (backend) => {
     for (const text of ["H2O[capacity=40]", "H2O[capacity=40,recent=0]", "H2O[capacity=90]"]) {
       expect((await trace(engine, await methodOf(text), [input]))[0]!.logits).toEqual(full!.logits);
     }
+  });
+
+  test("its own time is told apart: column sums in prefill, evictions in a decode step, nothing where there is none", async () => {
+    const asked = [request(randomIds(200, 9))];
+    const times = async (text: string) => {
+      const [done] = await generate(engine, await methodOf(text), asked);
+      return [done!.methodMs > 0, done!.decodeMethodMs! > 0, done!.methodMs < done!.prefillMs];
+    };
+    expect(await times("H2O[capacity=16]")).toEqual([true, true, true]);
+    expect(await times("H2O@kvcf[capacity=16]")).toEqual([true, false, true]);
+    const [full] = await generate(engine, await methodOf("Full"), asked);
+    expect(full!.decodeMethodMs).toBe(0);
   });
 
   test("kvcf keeps what follows the prompt", async () => {

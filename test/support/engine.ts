@@ -87,7 +87,7 @@ export async function generate(
 
 /** Completions without what differs from run to run: times and peaks. */
 export const settled = (completions: readonly Generated[]) =>
-  completions.map(({ prefillMs, methodMs, selectMs, decodeMs, tokenMs, peakBytes, ...rest }) => ({
+  completions.map(({ prefillMs, methodMs, decodeMethodMs, selectMs, decodeMs, tokenMs, peakBytes, ...rest }) => ({
     ...rest,
     steps: tokenMs.length,
   }));
