@@ -113,6 +113,19 @@ test("bench has llama-bench's fields and ours", async () => {
   expect(rows.map((row: { method: string }) => row.method).filter((name: string) => name === "Full").length).toBe(4);
 });
 
+test("bench cuts a sparse method's blocks to a density, and gives it with the time of choosing", async () => {
+  const method = "XAttention[minLen=0,block=64,tau=0.99]";
+  const common = ["-p", "512", "-n", "0", "-r", "1", "--no_baseline", "--acceleration", method, "-o", "json"];
+  const [whole] = await json("bench", ...common);
+  const [cut] = await json("bench", ...common, "--density", "0.5");
+  expect(whole.density).toBeGreaterThan(0.6);
+  expect(cut.density).toBeLessThanOrEqual(20 / 36 + 1e-9); // 8 query blocks: 1, 1, 2, 2, 3, 3, 4 and 4 of 36
+  expect(cut.density).toBeGreaterThan(0.45);
+  expect(cut.select_ms).toBeGreaterThan(0);
+  const { code, err } = await accel("bench", "--density", "2");
+  expect([code, err.includes("a number above 0 and at most 1")]).toEqual([2, true]);
+});
+
 test("bench runs a shape without a file, and knows what shapes there are", async () => {
   const { code, err } = await accel("bench", "--shape", "llama-3.1-9b", "-p", "8");
   expect(code).not.toBe(0);
