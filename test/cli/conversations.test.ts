@@ -120,12 +120,12 @@ describe.skipIf(!hasTmux)("in a terminal of 80 columns", () => {
     expect(await terminal.shows("◆  Methods")).toContain("broken.ts:1:17");
     terminal.press("C-c");
     await terminal.shows("code 130");
-    terminal.run("clear; accel run --acceleration Throws --length 512 --num_samples 1 --output_path out; echo code $?");
-    const text = unwrapped(await terminal.shows(/code \d/));
+    terminal.run("clear; accel run --acceleration Throws --length 512 --num_samples 1 --output_path out; echo thrown $?");
+    const text = unwrapped(await terminal.shows(/thrown \d/));
     for (const said of [
       "Throws, niah_single_2/512/0: error: Throws.prefill in layer 0 failed: no such rows",
       "5 measurements failed: their rows in out say why; the same command tries them again.",
-      "code 1",
+      "thrown 1",
     ]) {
       expect(text).toContain(unwrapped(said));
     }

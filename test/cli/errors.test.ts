@@ -8,21 +8,23 @@ import { folder } from "../support/folder.ts";
 
 let said: string[] = [];
 let quiet: { mockRestore(): void }[] = [];
-const saved = process.env.HF_HUB_CACHE;
+const { HF_HUB_CACHE, HF_HUB_OFFLINE } = process.env;
 beforeEach(() => {
   said = [];
   quiet = [
     spyOn(console, "error").mockImplementation((text: unknown) => void said.push(String(text))),
     spyOn(process.stdout, "write").mockImplementation(() => true),
   ];
-  process.env.HF_HUB_CACHE = "/no-such-cache";
+  Object.assign(process.env, { HF_HUB_CACHE: "/no-such-cache", HF_HUB_OFFLINE: "1" });
 });
 afterEach(() => {
   for (const one of quiet) one.mockRestore();
   for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners("error"); // those of runMain
   process.exitCode = 0;
-  if (saved === undefined) delete process.env.HF_HUB_CACHE;
-  else process.env.HF_HUB_CACHE = saved;
+  for (const [key, value] of Object.entries({ HF_HUB_CACHE, HF_HUB_OFFLINE })) {
+    if (value === undefined) delete process.env[key];
+    else process.env[key] = value;
+  }
 });
 
 async function failing(line: string): Promise<{ code: number; text: string }> {
@@ -48,7 +50,7 @@ test.each([
   ],
   ["run --acceleration SnapKV[", 2, 'a "[" without its "]" (in a shell, put the method in quotes)'],
   ["run --model_path /nope", 1, "there is no model directory /nope"],
-  ["run --model_path org/Model-8B", 1, "org/Model-8B is neither a directory here nor in the Hugging Face cache"],
+  ["run --model_path org/Model-8B", 1, "hf download org/Model-8B"],
   [
     "run --cfg_path nope",
     2,

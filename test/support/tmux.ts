@@ -95,7 +95,7 @@ export class Tmux {
   }
 
   /** Waits until window and history show it; the whole text then. */
-  async shows(wanted: string | RegExp, limitMs = 20_000): Promise<string> {
+  async shows(wanted: string | RegExp, limitMs = 40_000): Promise<string> {
     const end = performance.now() + limitMs;
     for (;;) {
       const text = this.screen(true);
