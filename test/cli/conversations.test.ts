@@ -120,7 +120,9 @@ describe.skipIf(!hasTmux)("in a terminal of 80 columns", () => {
     expect(await terminal.shows("◆  Methods")).toContain("broken.ts:1:17");
     terminal.press("C-c");
     await terminal.shows("code 130");
-    terminal.run("clear; accel run --acceleration Throws --length 512 --num_samples 1 --output_path out; echo thrown $?");
+    terminal.run(
+      "clear; accel run --acceleration Throws --length 512 --num_samples 1 --output_path out; echo thrown $?",
+    );
     const text = unwrapped(await terminal.shows(/thrown \d/));
     for (const said of [
       "Throws, niah_single_2/512/0: error: Throws.prefill in layer 0 failed: no such rows",
