@@ -63,6 +63,7 @@ export class EngineProcess {
   private readonly outputDone: Promise<unknown>;
   private ended: EngineError | undefined;
   private stopping = false;
+  private killed = false;
   private reason: string | undefined;
   private tail = "";
 
@@ -102,7 +103,7 @@ export class EngineProcess {
   }
 
   get alive(): boolean {
-    return this.ended === undefined;
+    return this.ended === undefined && !this.killed;
   }
 
   /** Runs requests as one batch, or as a pipeline of batches. Rejects with an EngineError when the whole call fails. */
@@ -130,6 +131,7 @@ export class EngineProcess {
   /** Ends the child at once; running calls are rejected. */
   kill(reason?: string): void {
     this.reason ??= reason;
+    this.killed = true;
     this.child.kill("SIGKILL");
   }
 

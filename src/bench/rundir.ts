@@ -124,7 +124,9 @@ export class RunDirectory {
       await handle.appendFile(`${JSON.stringify(value)}\n`);
       await handle.datasync();
     } catch (cause) {
+      const handle = await this.appenders.get(name)?.catch(() => undefined);
       this.appenders.delete(name);
+      await handle?.close().catch(() => {}); // what failed is said below
       throw new KvaError("io", `${join(this.path, name)} cannot be written: ${reason(cause)}`, { cause });
     }
   }

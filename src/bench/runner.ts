@@ -1,5 +1,5 @@
 // Runs measurements on one or several engines: warm-up, longest first, a row for each, retry once on a fresh engine, clean stop.
-import type { Completion, EngineInfo, Request } from "../engine/protocol.ts";
+import type { Completion, EngineInfo, EngineOptions, Request } from "../engine/protocol.ts";
 import { KvaError } from "../native/error.ts";
 import { EngineError, EngineProcess } from "./engine-process.ts";
 import { followUpMs, followUpRequest, followUpRows } from "./follow-ups.ts";
@@ -178,12 +178,24 @@ class Runner {
   private async start(at: number): Promise<EngineProcess> {
     const options = this.plan.engines[at]!;
     this.report({ type: "loading", engine: at, device: options.device });
-    const engine = await EngineProcess.start(options, { ...this.plan.process, abort: this.dropped.signal });
+    const engine = await this.load(options);
     this.engines.add(engine);
     this.infos[at] = engine.info;
     this.report({ type: "loaded", engine: at, info: engine.info });
     this.freeSince[at] = performance.now();
     return engine;
+  }
+
+  /** A process that was ended while it loaded is started once more; one that says why it cannot load is not. */
+  private async load(options: EngineOptions): Promise<EngineProcess> {
+    const settings = { ...this.plan.process, abort: this.dropped.signal };
+    try {
+      return await EngineProcess.start(options, settings);
+    } catch (error) {
+      if (!(error instanceof EngineError) || !error.died || this.stopped) throw error;
+      this.report({ type: "note", text: `${options.device}, while loading: ${error.message}; it is started again` });
+      return EngineProcess.start(options, settings);
+    }
   }
 
   // Without an engine left, the rest has no row and runs at the next start. The first load of all failing is the run's error.
@@ -217,6 +229,11 @@ class Runner {
     } catch (error) {
       if (!(error instanceof EngineError)) throw error;
       this.freeSince[at] = performance.now();
+      // A device that failed stays failed in its process: a fresh one finds it again, or says that it is gone.
+      if (error.code === "device") {
+        engine.kill(error.message);
+        await engine.stop();
+      }
       return this.recover(error, job, context);
     }
     if (job.outdated) return;
@@ -271,7 +288,8 @@ class Runner {
 
   // A batch that failed as a whole is run sample by sample; a sample that ended its engine is run once more on a fresh one.
   private async recover(error: EngineError, job: Job, context: Pick<RowContext, "run" | "attempts" | "device">) {
-    if (job.outdated || (this.stopped && error.died)) return;
+    const died = error.died || error.code === "device";
+    if (job.outdated || (this.stopped && died)) return;
     const label = job.tasks[0]!.method.label;
     if (job.tasks.length > 1) {
       this.report({
@@ -280,12 +298,12 @@ class Runner {
       });
       return this.queue.giveBack(...job.tasks.map((task) => ({ tasks: [task], attempts: job.attempts + 1 })));
     }
-    const retry = error.died && job.attempts === 0;
+    const retry = died && job.attempts === 0;
     if (retry) {
       this.report({ type: "note", text: `${label}, ${job.tasks[0]!.sample.id}: ${error.message}; it is run again` });
       return this.queue.giveBack({ tasks: job.tasks, attempts: 1 });
     }
-    if (error.died) this.deaths.set(label, (this.deaths.get(label) ?? 0) + 1);
+    if (died) this.deaths.set(label, (this.deaths.get(label) ?? 0) + 1);
     return this.fail(job, error.code === "oom" ? "oom" : "error", error.message, context);
   }
 

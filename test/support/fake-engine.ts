@@ -43,6 +43,15 @@ async function generate(call: number, method: MethodSpec, requests: Request[]): 
   if (state) appendFileSync(`${state}/log`, `${method.label} ${requests.map((r) => r.id).join(" ")}\n`);
   if (method.label === "Dies") process.kill(process.pid, "SIGSEGV");
   if (method.label === "DiesOnce" && once(first.id)) process.kill(process.pid, "SIGKILL");
+  if (method.label === "LosesDevice" && once("device")) {
+    return void send({
+      type: "failed",
+      call,
+      code: "device",
+      message: "cudaLaunchKernel failed: the GPU has fallen off the bus",
+    });
+  }
+  if (method.label === "Timed") await Bun.sleep(first.ids.length / 20);
   if (method.label === "Hangs") for (;;);
   if (method.label === "Sleeps") await Bun.sleep(60_000);
   if (method.label === "Slow") await Bun.sleep(30);
@@ -64,6 +73,13 @@ async function receive(message: ToEngine): Promise<void> {
     case "load":
       if ("shape" in message.options.model) {
         send({ type: "failed", code: "oom", message: "the model needs 16 GiB, 8 GiB is free" });
+        process.exit(1);
+      }
+      if ("dir" in message.options.model && message.options.model.dir === "dies-once" && once("loading")) {
+        process.kill(process.pid, "SIGKILL");
+      }
+      if (message.options.device === "cpu:9" && existsSync(`${state}/device`)) {
+        send({ type: "failed", code: "device", message: "device 9 is not one of the 1 that the driver shows" });
         process.exit(1);
       }
       return void send({
