@@ -10,8 +10,9 @@ import type { ModelInfo } from "../plugin/index.ts";
 import type { ChunkState } from "./attend.ts";
 import { TensorBlocks } from "./block-ops.ts";
 import { own } from "./handles.ts";
+import { HookOps } from "./hook-ops.ts";
 import { rangesOf } from "./kept.ts";
-import { HookLayer, HookOps, type LayerState, type Pass } from "./layer.ts";
+import { HookLayer, type LayerState, type Pass } from "./layer.ts";
 import {
   type AllNeeds,
   createHooks,

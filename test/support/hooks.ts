@@ -1,6 +1,7 @@
 // A plugin's prefill hooks on one layer whose keys, values and queries are known exactly.
 import type { TensorBlocks } from "../../src/engine/block-ops.ts";
-import { HookLayer, HookOps, type LayerState } from "../../src/engine/layer.ts";
+import { HookOps } from "../../src/engine/hook-ops.ts";
+import { HookLayer, type LayerState } from "../../src/engine/layer.ts";
 import { type DecodeOp, plan, replay } from "../../src/engine/recorded.ts";
 import { queryMoments } from "../../src/native/heads.ts";
 import { Batch } from "../../src/native/kv.ts";
