@@ -1,3 +1,4 @@
+// The layer as hooks see it, over the native tensors of one sequence.
 import { KvaError } from "../native/error.ts";
 import * as heads from "../native/heads.ts";
 import type { KvCache, Rotation } from "../native/kv.ts";
