@@ -132,6 +132,11 @@ run: packages libraries
 test: packages libraries
 	$(BUN) test --timeout 60000 $(if $(KVACCEL_JUNIT),--reporter=junit --reporter-outfile=$(KVACCEL_JUNIT)) $(TESTS)
 
+## make test-kills  a run killed at 200 random moments loses no sample and has none twice
+.PHONY: test-kills
+test-kills: packages
+	KILLS=200 $(BUN) test test/bench/runner.test.ts -t "kill -9"
+
 ## make check   types, lint, format
 .PHONY: check
 check: packages

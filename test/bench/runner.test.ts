@@ -228,11 +228,14 @@ test("a manifest that is none is not overwritten", () => {
   expect(existsSync(join(path, "lock"))).toBe(false);
 });
 
-test("after kill -9 at ten random moments a resumed run has each sample once, and the tables of an undisturbed one", async () => {
+/** `make test-kills` takes 200. */
+const kills = Number(process.env.KILLS ?? 10);
+
+test(`after kill -9 at ${kills} random moments a resumed run has each sample once, and the tables of an undisturbed one`, async () => {
   const script = join(import.meta.dir, "..", "support", "fake-run-child.ts");
   const start = (path: string) => Bun.spawn([process.execPath, script, path], { stdout: "ignore", stderr: "ignore" });
   const path = folder();
-  const moments = Array.from({ length: 10 }, () => Math.round(80 + 420 * Math.random()));
+  const moments = Array.from({ length: kills }, () => Math.round(80 + 420 * Math.random()));
   for (const moment of moments) {
     const child = start(path);
     await Bun.sleep(moment);
@@ -254,4 +257,4 @@ test("after kill -9 at ten random moments a resumed run has each sample once, an
   });
   expect(killed).toBe(whole!);
   expect(killed).not.toContain("missing");
-}, 60_000);
+}, 60_000 + 1000 * kills);
