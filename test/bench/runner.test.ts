@@ -231,30 +231,34 @@ test("a manifest that is none is not overwritten", () => {
 /** `make test-kills` takes 200. */
 const kills = Number(process.env.KILLS ?? 10);
 
-test(`after kill -9 at ${kills} random moments a resumed run has each sample once, and the tables of an undisturbed one`, async () => {
-  const script = join(import.meta.dir, "..", "support", "fake-run-child.ts");
-  const start = (path: string) => Bun.spawn([process.execPath, script, path], { stdout: "ignore", stderr: "ignore" });
-  const path = folder();
-  const moments = Array.from({ length: kills }, () => Math.round(80 + 420 * Math.random()));
-  for (const moment of moments) {
-    const child = start(path);
-    await Bun.sleep(moment);
-    child.kill("SIGKILL");
-    await child.exited;
-  }
-  const undisturbed = folder();
-  expect(await Promise.all([start(path), start(undisturbed)].map((child) => child.exited))).toEqual([0, 0]);
-  const rows = readRows(path);
-  expect({ moments, rows: rows.length, different: new Set(rows.map(identity)).size }).toEqual({
-    moments,
-    rows: 60,
-    different: 60,
-  });
-  const [killed, whole] = [rows, readRows(undisturbed)].map((some) => {
-    const cells = makeCells(killedTasks(), new Map(some.map((row) => [identity(row), row])));
-    const context = { benchmark: "RULER", model: "fake", view: "question aware", remarks: [] };
-    return [accuracyTable(cells, context), costTable(cells, context)].map(renderMarkdown).join("\n");
-  });
-  expect(killed).toBe(whole!);
-  expect(killed).not.toContain("missing");
-}, 60_000 + 1000 * kills);
+test(
+  `after kill -9 at ${kills} random moments a resumed run has each sample once, and the tables of an undisturbed one`,
+  async () => {
+    const script = join(import.meta.dir, "..", "support", "fake-run-child.ts");
+    const start = (path: string) => Bun.spawn([process.execPath, script, path], { stdout: "ignore", stderr: "ignore" });
+    const path = folder();
+    const moments = Array.from({ length: kills }, () => Math.round(80 + 420 * Math.random()));
+    for (const moment of moments) {
+      const child = start(path);
+      await Bun.sleep(moment);
+      child.kill("SIGKILL");
+      await child.exited;
+    }
+    const undisturbed = folder();
+    expect(await Promise.all([start(path), start(undisturbed)].map((child) => child.exited))).toEqual([0, 0]);
+    const rows = readRows(path);
+    expect({ moments, rows: rows.length, different: new Set(rows.map(identity)).size }).toEqual({
+      moments,
+      rows: 60,
+      different: 60,
+    });
+    const [killed, whole] = [rows, readRows(undisturbed)].map((some) => {
+      const cells = makeCells(killedTasks(), new Map(some.map((row) => [identity(row), row])));
+      const context = { benchmark: "RULER", model: "fake", view: "question aware", remarks: [] };
+      return [accuracyTable(cells, context), costTable(cells, context)].map(renderMarkdown).join("\n");
+    });
+    expect(killed).toBe(whole!);
+    expect(killed).not.toContain("missing");
+  },
+  60_000 + 1000 * kills,
+);
