@@ -49,6 +49,8 @@ export async function prefill(
   const { layers } = decoder.config;
   const timers = decoder.stages.map(({ context }) => timersIn.own(Timer.create(context, 2 * layers)));
   const timerOf = (layer: number) => timers[decoder.stageOf(layer)]!;
+  const hooked = sequences.some(({ hooks }) => hooks.some(({ hooks }) => hooks.prefill));
+  const mark = (layer: number, slot: number) => hooked && timerOf(layer).mark(2 * layer + slot);
   const hidden = await decoder.prefill(
     scope,
     ids,
@@ -62,9 +64,9 @@ export async function prefill(
       queries: (s, first, rows) => sequences[s]!.noteQueries(rows, first),
       attend: (layer, s, q) => attend(decoder, sequences[s]!, layer, q, breathe),
       afterLayer: (layer) => {
-        timerOf(layer).mark(2 * layer);
+        mark(layer, 0);
         for (const sequence of sequences) sequence.prefillHooks(layer);
-        timerOf(layer).mark(2 * layer + 1);
+        mark(layer, 1);
       },
       breathe,
       ...(enter && { enter }),
@@ -73,7 +75,7 @@ export async function prefill(
   for (const { cache, promptTokens, stream } of sequences) cache.seek(promptTokens, stream);
   const methodMs = () => {
     let total = 0;
-    for (let layer = 0; layer < layers; layer++) total += timerOf(layer).read(2 * layer, 2 * layer + 1);
+    for (let layer = 0; hooked && layer < layers; layer++) total += timerOf(layer).read(2 * layer, 2 * layer + 1);
     return sequences.reduce((sum, { spans }) => sum + spans.ms(), total);
   };
   return { hidden, starts, methodMs };
