@@ -106,11 +106,10 @@ function perLength(
 
 function barChart({ label, axis, bars, ends, format, ticks }: BarChart) {
   const names = ends.map((end) => end.series);
-  const left = Math.min(150, 16 + 7.2 * Math.max(...names.map((name) => name.length)));
-  const fits = Math.floor((left - 16) / 7.2);
+  const fits = Math.min(18, Math.max(...names.map((name) => name.length)));
   return draw(label, {
     height: 60 + 22 * names.length,
-    marginLeft: left,
+    marginLeft: 16 + 7.2 * fits,
     marginRight: Math.min(84, width / 4),
     x: { label: axis, ticks, tickFormat: format, grid: true },
     y: { domain: names, label: null, tickFormat: (name: string) => shortened(name, fits), tickSize: 0 },

@@ -65,7 +65,13 @@ function headHtml(runs: readonly RunData[], sections: readonly Section[]): strin
 function runLine({ name, context, manifest, cells, unfinished }: RunData): string {
   const devices = [...new Set(manifest.devices.map((device) => device.deviceName))].join(", ");
   const day = manifest.runs.at(-1)?.started.slice(0, 10);
-  const said = [context.model, context.view, `${cells.methods.length} methods`, devices, day].filter(Boolean);
+  const said = [
+    context.model,
+    context.view,
+    `${cells.methods.length} method${cells.methods.length === 1 ? "" : "s"}`,
+    devices,
+    day,
+  ].filter(Boolean);
   const warning = unfinished ? " The run is not finished: these are the figures of the rows written so far." : "";
   return `<p><strong>${escaped(name)}</strong>: ${escaped(said.join(" · "))}.${escaped(warning)}</p>`;
 }
