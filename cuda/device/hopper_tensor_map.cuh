@@ -22,6 +22,19 @@ inline cudaError_t tensor_map_encoder(PFN_cuTensorMapEncodeTiled_v12000* encoder
   return cudaSuccess;
 }
 
+// Whether the current device runs this sm_90a kernel, whose body alone has `shared` bytes of static shared memory: a build without sm_90a runs its
+// compute_90 PTX there, in which the kernel is empty.
+template <class Kernel>
+bool hopper_runs(Kernel kernel, size_t shared) {
+  int device = 0, major = 0, minor = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return false;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  if (major != 9 || minor != 0) return false;
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.sharedSizeBytes >= shared;
+}
+
 // Heads of 16-bit rows [heads, rows, head_dim] as dimensions (64 columns, rows, head_dim / 64, heads). A box is box_rows rows of a head: in
 // shared memory [head_dim / 64, box_rows, 64] in the 128-byte swizzle; rows past the end are zeros. Strides in elements, multiples of 8.
 inline cudaError_t encode_heads(CUtensorMap* map, CUtensorMapDataType type, const void* base, int heads, int64_t rows, int head_dim,

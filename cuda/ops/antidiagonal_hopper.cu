@@ -230,13 +230,7 @@ bool antidiagonal_hopper_takes(const AntidiagonalRun& run) {
   if ((run.dtype != KVA_F16 && run.dtype != KVA_BF16) || (run.head_dim != 64 && run.head_dim != 128)) return false;
   if (columns < 4 || columns > 32 || (columns & (columns - 1)) != 0 || run.block % run.stride != 0 || run.begin >= run.whole_rows()) return false;
   if (!aligned(run.queries) || !aligned(run.keys) || (run.q_stride | run.head_stride) % 8 != 0) return false;
-  int device = 0, major = 0, minor = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return false;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  if (major != 9 || minor != 0) return false;
-  cudaFuncAttributes attributes;  // a build without sm_90a runs its compute_90 PTX here, in which the kernel is empty
-  return cudaFuncGetAttributes(&attributes, kernel_of(run)) == cudaSuccess && attributes.sharedSizeBytes >= sizeof(Barriers);
+  return hopper_runs(kernel_of(run), sizeof(Barriers));
 }
 
 cudaError_t antidiagonal_hopper_launch(const AntidiagonalRun& run) {

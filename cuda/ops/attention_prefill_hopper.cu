@@ -317,14 +317,7 @@ bool attention_prefill_hopper_takes(const AttentionPrefill& a) {
   if ((a.dtype != KVA_F16 && a.dtype != KVA_BF16) || (a.head_dim != 64 && a.head_dim != 128) || !a.counter) return false;
   if (!attention_aligned(a)) return false;
   if (a.bits != nullptr && (a.block != kTileKeys || a.window > 0)) return false;
-  int device = 0, major = 0, minor = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return false;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  if (major != 9 || minor != 0) return false;
-  // A build without sm_90a runs its compute_90 PTX here, in which the kernel is empty.
-  cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, choose(a).kernel) == cudaSuccess && attributes.sharedSizeBytes >= sizeof(Barriers);
+  return hopper_runs(choose(a).kernel, sizeof(Barriers));
 }
 
 cudaError_t attention_prefill_hopper_launch(const AttentionPrefill& a) {

@@ -237,13 +237,7 @@ bool column_sums_hopper_takes(const ColumnSums& args) {
   const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
   if ((args.dtype != KVA_F16 && args.dtype != KVA_BF16) || (args.head_dim != 64 && args.head_dim != 128)) return false;
   if (!aligned(args.queries) || !aligned(args.keys) || (args.q_stride | args.head_stride) % 8 != 0) return false;
-  int device = 0, major = 0, minor = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return false;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  if (major != 9 || minor != 0) return false;
-  cudaFuncAttributes attributes;  // a build without sm_90a runs its compute_90 PTX here, in which the kernel is empty
-  return cudaFuncGetAttributes(&attributes, kernel_of(args)) == cudaSuccess && attributes.sharedSizeBytes >= sizeof(Barriers);
+  return hopper_runs(kernel_of(args), sizeof(Barriers));
 }
 
 cudaError_t column_sums_hopper_launch(const ColumnSums& a) {
