@@ -55,8 +55,8 @@ CUDA_GENCODE := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=
 	$(foreach arch,$(CUDA_PTX),-gencode arch=compute_$(arch),code=compute_$(arch))
 CUDA_FLAGS := -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden,-Wall '-DKVA_CUDA_TARGETS="$(strip $(CUDA_TARGETS))"' $(CUDA_GENCODE)
 
-# What a backend gives in C++ is in core/cpu.cpp and core/pool.cpp, or in core/*.cu.
-CUDA_HOST_SOURCES := $(filter-out cuda/core/cpu.cpp cuda/core/pool.cpp,$(wildcard cuda/core/*.cpp)) $(wildcard cuda/api/*.cpp)
+# What a backend gives in C++ is in core/cpu*.cpp and core/pool.cpp, or in core/*.cu.
+CUDA_HOST_SOURCES := $(filter-out cuda/core/cpu%.cpp cuda/core/pool.cpp,$(wildcard cuda/core/*.cpp)) $(wildcard cuda/api/*.cpp)
 CUDA_DIR := $(BUILD)/cuda/$(subst $(eval) ,-,$(strip $(CUDA_TARGETS)))
 CUDA_OBJECTS := $(patsubst %.cu,$(CUDA_DIR)/%.o,$(wildcard cuda/core/*.cu cuda/ops/*.cu)) $(CUDA_HOST_SOURCES:%.cpp=$(BUILD)/cuda/host/%.o)
 

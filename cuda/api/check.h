@@ -2,6 +2,7 @@
 #pragma once
 #include "../core/kv.h"
 #include "../core/map.h"
+#include "../core/shared.h"
 #include "../core/status.h"
 #include "../core/tensor.h"
 
@@ -14,6 +15,7 @@ T& from_pointer(void* handle, const char* name) {
 }
 inline Context& get(kva_context* handle, const char* name) { return from_pointer<Context>(handle, name); }
 inline Tensor& get(kva_tensor* handle, const char* name) { return from_pointer<Tensor>(handle, name); }
+inline Shared& get(kva_shared* handle, const char* name) { return from_pointer<Shared>(handle, name); }
 inline Map& get(kva_map* handle, const char* name) { return from_pointer<Map>(handle, name); }
 inline Kv& get(kva_kv* handle, const char* name) { return from_pointer<Kv>(handle, name); }
 inline Batch& get(kva_batch* handle, const char* name) { return from_pointer<Batch>(handle, name); }

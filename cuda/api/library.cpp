@@ -75,9 +75,9 @@ int32_t kva_context_destroy(kva_context* context) {
   return guard("context_destroy", [&] {
     Context& c = get(context, "context");
     const Live& live = c.live;
-    if (live.tensors + live.kvs + live.batches + live.graphs + live.timers > 0)
-      fail(KVA_E_BUSY, "%d tensors, %d caches, %d batches, %d graphs and %d timers of the context still live", live.tensors, live.kvs,
-           live.batches, live.graphs, live.timers);
+    if (live.tensors + live.kvs + live.batches + live.graphs + live.timers + live.shared > 0)
+      fail(KVA_E_BUSY, "%d tensors, %d caches, %d batches, %d graphs, %d timers and %d shared blocks of the context still live", live.tensors,
+           live.kvs, live.batches, live.graphs, live.timers, live.shared);
     delete &c;
   });
 }

@@ -14,26 +14,42 @@ Context::~Context() {
   for (auto& [memory, block] : blocks_) device->release(memory, block.bytes);
 }
 
+void Context::refuse(int32_t kind, int64_t bytes, int64_t free) const {
+  fail(KVA_E_MEMORY, "%lld bytes are needed for %s, %lld are free, the limit is %lld%s", (long long)bytes, memory_names[kind],
+       (long long)free, (long long)limit_, limit_ > 0 ? "" : " (none)");
+}
+
+void Context::require_room(int32_t kind, int64_t bytes) const {
+  if (limit_ > 0 && bytes > limit_ - all_.now) refuse(kind, bytes, std::max<int64_t>(0, limit_ - all_.now));
+}
+
+void Context::count(int32_t kind, int64_t bytes) noexcept {
+  for (Account* account : {&accounts_[kind], &all_}) {
+    account->now += bytes;
+    account->peak = std::max(account->peak, account->now);
+    account->allocations += 1;
+  }
+}
+
+void Context::uncount(int32_t kind, int64_t bytes) noexcept {
+  for (Account* account : {&accounts_[kind], &all_}) {
+    account->now -= bytes;
+    account->allocations -= 1;
+  }
+}
+
 void* Context::allocate(int32_t kind, int64_t bytes) {
-  auto refuse = [&](int64_t free) {
-    fail(KVA_E_MEMORY, "%lld bytes are needed for %s, %lld are free, the limit is %lld%s", (long long)bytes, memory_names[kind],
-         (long long)free, (long long)limit_, limit_ > 0 ? "" : " (none)");
-  };
-  if (limit_ > 0 && bytes > limit_ - all_.now) refuse(std::max<int64_t>(0, limit_ - all_.now));
+  require_room(kind, bytes);
   blocks_.reserve(blocks_.size() + 1);
   void* memory = device->allocate(bytes);
-  if (memory == nullptr) refuse(device->free_bytes());
+  if (memory == nullptr) refuse(kind, bytes, device->free_bytes());
   try {
     blocks_.emplace(memory, Block{kind, bytes});
   } catch (...) {
     device->release(memory, bytes);
     throw;
   }
-  for (Account* account : {&accounts_[kind], &all_}) {
-    account->now += bytes;
-    account->peak = std::max(account->peak, account->now);
-    account->allocations += 1;
-  }
+  count(kind, bytes);
   return memory;
 }
 
@@ -42,11 +58,23 @@ void Context::release(void* memory) noexcept {
   if (found == blocks_.end()) return;
   Block block = found->second;
   blocks_.erase(found);
-  for (Account* account : {&accounts_[block.kind], &all_}) {
-    account->now -= block.bytes;
-    account->allocations -= 1;
-  }
+  uncount(block.kind, block.bytes);
   device->release(memory, block.bytes);
+}
+
+std::unique_ptr<SharedMemory> Context::share(int32_t kind, int64_t bytes) {
+  require_room(kind, bytes);
+  auto memory = device->share(bytes);
+  if (memory == nullptr) refuse(kind, bytes, device->free_bytes());
+  count(kind, bytes);
+  return memory;
+}
+
+std::unique_ptr<SharedMemory> Context::open_shared(int32_t kind, int64_t bytes, const std::string& name) {
+  require_room(kind, bytes);
+  auto memory = device->open_shared(name, bytes);
+  count(kind, bytes);
+  return memory;
 }
 
 void* Context::scratch(int64_t bytes) {

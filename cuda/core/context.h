@@ -19,7 +19,7 @@ struct Graph;
 
 // What must be gone before the context goes.
 struct Live {
-  int32_t tensors = 0, kvs = 0, batches = 0, graphs = 0, timers = 0;
+  int32_t tensors = 0, kvs = 0, batches = 0, graphs = 0, timers = 0, shared = 0;
 };
 
 struct Context {
@@ -36,6 +36,10 @@ struct Context {
   // ---- memory: bytes are those asked for ----
   void* allocate(int32_t kind, int64_t bytes);  // KVA_E_MEMORY with needed, free and limit
   void release(void* memory) noexcept;
+  // Shared memory, made or opened, is counted here, too, until uncount().
+  std::unique_ptr<SharedMemory> share(int32_t kind, int64_t bytes);
+  std::unique_ptr<SharedMemory> open_shared(int32_t kind, int64_t bytes, const std::string& name);
+  void uncount(int32_t kind, int64_t bytes) noexcept;
   // The arena: every op takes all it needs with one call, and the next op reuses it. It only grows, and never while capturing:
   // what a captured op needs is reserved before (attention_decode_reserve). Where graphs live, an outgrown arena stays until they go.
   void* scratch(int64_t bytes);
@@ -63,6 +67,10 @@ struct Context {
   void graph_gone() noexcept;
 
  private:
+  [[noreturn]] void refuse(int32_t kind, int64_t bytes, int64_t free) const;
+  void require_room(int32_t kind, int64_t bytes) const;  // under the limit
+  void count(int32_t kind, int64_t bytes) noexcept;
+
   struct Block {
     int32_t kind;
     int64_t bytes;

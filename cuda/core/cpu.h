@@ -30,6 +30,8 @@ struct Cpu : Device {
 
   void* allocate(int64_t bytes) override;
   void release(void* memory, int64_t bytes) noexcept override;
+  std::unique_ptr<SharedMemory> share(int64_t bytes) override;
+  std::unique_ptr<SharedMemory> open_shared(const std::string& name, int64_t bytes) override;
   int64_t free_bytes() override;
   int64_t reserved_bytes() override { return reserved_; }
   void trim() override {}
@@ -46,6 +48,7 @@ struct Cpu : Device {
   std::unique_ptr<Marks> make_marks(int32_t slots) override;
 
  private:
+  friend struct MadeMemory;
   int64_t reserved_ = 0;
 };
 

@@ -121,17 +121,18 @@ int64_t CudaDevice::free_bytes() {
   use_device(id);
   size_t free = 0, total = 0;
   CUDA_TRY(cudaMemGetInfo(&free, &total));
-  uint64_t used = 0;
-  if (pool_ != nullptr) CUDA_TRY(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used));
-  return int64_t(free) + (pool_ != nullptr ? reserved_bytes() - int64_t(used) : 0);
+  if (pool_ == nullptr) return int64_t(free);
+  uint64_t reserved = 0, used = 0; // what the pool has taken and not given out
+  CUDA_TRY(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved));
+  CUDA_TRY(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used));
+  return int64_t(free) + int64_t(reserved - used);
 }
 
 int64_t CudaDevice::reserved_bytes() {
-  if (pool_ == nullptr) return unpooled_bytes_;
+  uint64_t pooled = 0;
   use_device(id);
-  uint64_t reserved = 0;
-  CUDA_TRY(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved));
-  return int64_t(reserved);
+  if (pool_ != nullptr) CUDA_TRY(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &pooled));
+  return unpooled_bytes_ + int64_t(pooled);
 }
 
 void CudaDevice::trim() {

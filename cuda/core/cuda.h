@@ -47,6 +47,8 @@ struct CudaDevice final : Device {
 
   void* allocate(int64_t bytes) override;
   void release(void* memory, int64_t bytes) noexcept override;
+  std::unique_ptr<SharedMemory> share(int64_t bytes) override;
+  std::unique_ptr<SharedMemory> open_shared(const std::string& name, int64_t bytes) override;
   int64_t free_bytes() override;
   int64_t reserved_bytes() override;
   void trim() override;
@@ -71,6 +73,7 @@ struct CudaDevice final : Device {
   bool open_peer(CudaDevice& other);
 
  private:
+  friend struct MadeMemory;
   struct Staging;
   void* next_staging(const unsigned char* from, int64_t bytes); // waits for the buffer, fills it
   void staged();                                                // the work that reads the buffer is queued
@@ -78,7 +81,7 @@ struct CudaDevice final : Device {
 
   cudaMemPool_t pool_ = nullptr; // NULL where the driver has none
   int64_t total_bytes_ = 0;
-  int64_t unpooled_bytes_ = 0;
+  int64_t unpooled_bytes_ = 0; // shared memory made here, and everything where there is no pool
   bool sync_each_op_ = false;
   bool recording_ = false;
   std::vector<std::pair<void*, int64_t>> deferred_; // given back while recording

@@ -21,6 +21,14 @@ struct Marks {
   virtual void hold(int32_t slot, Device& other) = 0;  // what `other` is given from here on waits for the mark
 };
 
+// Memory of a device that other processes of the machine can open by its name; freed, or let go, with this object.
+struct SharedMemory {
+  void* data = nullptr;
+  int64_t bytes = 0;
+  virtual ~SharedMemory() = default;
+  virtual std::string name() = 0;  // of memory that was made here
+};
+
 // Everything "queued" runs in the order of the calls; host pointers are named host, all others are device memory.
 struct Device {
   virtual ~Device() = default;
@@ -28,6 +36,11 @@ struct Device {
   // nullptr when the device has no room. At least 64-byte aligned. Memory given back may still be read by work queued before.
   virtual void* allocate(int64_t bytes) = 0;
   virtual void release(void* memory, int64_t bytes) noexcept = 0;
+  // nullptr when the device has no room
+  virtual std::unique_ptr<SharedMemory> share(int64_t bytes) = 0;
+  // Memory of another process, with what it holds by now; it is only read. Fails with KVA_E_ARGUMENT where the name is none of this backend,
+  // with KVA_E_UNSUPPORTED where the system does not open it.
+  virtual std::unique_ptr<SharedMemory> open_shared(const std::string& name, int64_t bytes) = 0;
   virtual int64_t free_bytes() = 0;
   virtual int64_t reserved_bytes() = 0;  // taken from the device, cached or in use
   virtual void trim() = 0;               // gives cached memory back

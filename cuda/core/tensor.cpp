@@ -2,6 +2,7 @@
 #include "tensor.h"
 
 #include "context.h"
+#include "shared.h"
 
 namespace kva {
 
@@ -20,10 +21,18 @@ Tensor::Tensor(Tensor& of, int32_t row, int32_t rows, int32_t column, int32_t co
   context.live.tensors += 1;
 }
 
+Tensor::Tensor(Shared& block, int64_t offset, int32_t dtype, int32_t rows, int32_t columns)
+    : Matrix{dtype, rows, columns, columns, static_cast<char*>(block.memory->data) + offset}, context(block.context), block(&block) {
+  block.tensors += 1;
+  context.live.tensors += 1;
+}
+
 Tensor::~Tensor() {
   context.live.tensors -= 1;
   if (owner != nullptr) {
     owner->views -= 1;
+  } else if (block != nullptr) {
+    block->tensors -= 1;
   } else {
     context.release(data);
   }

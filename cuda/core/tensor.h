@@ -11,6 +11,7 @@
 namespace kva {
 
 struct Context;
+struct Shared;
 
 // rows x columns elements of dtype; row r begins at data + r * stride elements. data == nullptr: an optional matrix that is absent.
 struct Matrix {
@@ -33,10 +34,12 @@ struct Matrix {
 struct Tensor : Matrix {
   Context& context;
   Tensor* owner = nullptr;  // of a view: the tensor whose storage it shares
+  Shared* block = nullptr;  // the block that it lies in
   int32_t views = 0;        // live views of this tensor's storage
 
   Tensor(Context& context, int32_t dtype, int32_t memory, int32_t rows, int32_t columns);
   Tensor(Tensor& of, int32_t row, int32_t rows, int32_t column, int32_t columns);
+  Tensor(Shared& block, int64_t offset, int32_t dtype, int32_t rows, int32_t columns);
   ~Tensor();
   Tensor(const Tensor&) = delete;
   Tensor& operator=(const Tensor&) = delete;

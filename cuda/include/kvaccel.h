@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define KVA_ABI_VERSION ((1 << 16) | 7)
+#define KVA_ABI_VERSION ((1 << 16) | 8)
 
 #if defined(__GNUC__)
 #define KVA_API __attribute__((visibility("default")))
@@ -96,6 +96,7 @@ extern "C" {
 typedef struct kva_context kva_context;
 typedef struct kva_tensor kva_tensor;
 typedef struct kva_map kva_map;
+typedef struct kva_shared kva_shared;
 typedef struct kva_kv kva_kv;
 typedef struct kva_batch kva_batch;
 typedef struct kva_graph kva_graph;
@@ -449,6 +450,23 @@ KVA_API int32_t kva_timer_wait(kva_timer* timer, int32_t slot, kva_context* cont
 /* As kva_tensor_peer_copy for tensors of one type, but in the order of to's context alone: the caller lets it wait for what fills `from`
  * (kva_timer_wait), and leaves `from` as it is until the copy has run. */
 KVA_API int32_t kva_tensor_peer_pull(kva_tensor* from, kva_tensor* to);
+
+/* ---- since 1.8: one copy of the weights for several processes ---- */
+/* A block of device memory that other processes of this user on this machine can open; on the CPU it has no file that could be left behind.
+ * It lives as long as the process that made it: on CUDA nobody may read it afterwards, on the CPU those who opened it may.
+ * memory: what it is for, as in kva_tensor_create. Everyone who holds the block counts it among its own memory (kva_memory), but only its maker
+ * among the bytes reserved from the device. KVA_E_UNSUPPORTED where the system has no such memory. */
+KVA_API int32_t kva_shared_create(kva_context* context, int32_t memory, int64_t bytes, kva_shared** out);
+/* Waits for the device, then writes the name (at most 160 bytes with its end) by which other processes open what the block holds now.
+ * KVA_E_UNSUPPORTED where the system does not let them; KVA_E_ARGUMENT for a block that was opened. */
+KVA_API int32_t kva_shared_name(kva_shared* shared, char* name, int32_t name_bytes);
+/* Opens a block of another process, on the device that it was made on. Its tensors must not be written. KVA_E_ARGUMENT: not a name of this
+ * backend. KVA_E_UNSUPPORTED: the system does not open it, because processes may not share memory here or its maker is gone. */
+KVA_API int32_t kva_shared_open(kva_context* context, const char* name, int32_t memory, int64_t bytes, kva_shared** out);
+/* A tensor at a byte offset of the block, a multiple of 256; destroyed as any other */
+KVA_API int32_t kva_shared_tensor(kva_shared* shared, int64_t offset, int32_t dtype, int32_t rows, int32_t columns, kva_tensor** out);
+/* Frees a block that was made here, lets go of one that was opened; KVA_E_BUSY while tensors of it live */
+KVA_API int32_t kva_shared_close(kva_shared* shared);
 
 #ifdef __cplusplus
 }

@@ -62,6 +62,8 @@ export interface CostCell extends Counts {
   /** cache bytes over those of Full */
   cacheShare: number | null;
   peakBytes: number | null;
+  /** of it, the weights that all workers of a device read; null where each has its own */
+  sharedWeightBytes: number | null;
   /** time of Full over that of this method, both for as many new tokens as Full wrote */
   speedUp: number | null;
   /** of the engines' time, the share in which none of these samples was prefilled or decoded */
@@ -218,6 +220,7 @@ function costCell(method: string, length: number | null, batch: number, pairs: P
     steps: average(rows.map(decodeSteps)),
     cacheShare: null,
     peakBytes: rows.length > 0 ? Math.max(...rows.map((row) => row.peak_bytes)) : null,
+    sharedWeightBytes: averageOf(rows.map((row) => row.shared_weight_bytes)),
     speedUp: null,
     idleShare: idleShare(all),
     throughput: throughput(all),

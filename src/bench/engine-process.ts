@@ -9,6 +9,7 @@ import type {
   Request,
   ScoreRequest,
   ScoreResult,
+  SharedWeights,
   ToEngine,
 } from "../engine/protocol.ts";
 import { type ErrorCode, KvaError } from "../native/error.ts";
@@ -38,6 +39,8 @@ export interface ProcessOptions {
   heartbeatMs?: number;
   /** ends the child at once, loading or not */
   abort?: AbortSignal;
+  /** likewise; its reason is the error's text */
+  lost?: AbortSignal;
 }
 
 interface Call {
@@ -49,13 +52,19 @@ interface Call {
 const defaultCommand = () => [process.execPath, join(import.meta.dir, "..", "engine", "worker.ts")];
 const codes: Record<string, ErrorCode> = { oom: "oom", plugin: "plugin", model: "model", device: "device" };
 
-/** A loaded engine. Calls may overlap: the child answers them in order. */
+/** A loaded engine, or the holder of weights. Calls may overlap: the child answers them in order. */
 export class EngineProcess {
+  /** of an engine */
   info!: EngineInfo;
+  /** of a holder */
+  weights!: SharedWeights;
+  /** when the process is gone, why */
+  readonly gone: Promise<EngineError>;
+  private readonly isGone: (error: EngineError) => void;
   private readonly child: Bun.Subprocess<"ignore", "pipe", "pipe">;
   private readonly calls = new Map<number, Call>();
   private readonly heartbeatMs: number;
-  private loading: { resolve(info: EngineInfo): void; reject(error: EngineError): void } | undefined;
+  private loading: { resolve(): void; reject(error: EngineError): void } | undefined;
   private nextCall = 1;
   private lastSign = performance.now();
   private lastTick = performance.now();
@@ -68,21 +77,39 @@ export class EngineProcess {
   private tail = "";
 
   /** Starts a child and loads the model in it. */
-  static async start(options: EngineOptions, settings: ProcessOptions = {}): Promise<EngineProcess> {
-    const engine = new EngineProcess(settings);
-    try {
-      engine.info = await new Promise<EngineInfo>((resolve, reject) => {
-        engine.loading = { resolve, reject };
-        engine.send({ type: "load", options });
-      });
-    } catch (error) {
-      engine.kill();
-      throw error;
-    }
-    return engine;
+  static start(options: EngineOptions, settings: ProcessOptions = {}): Promise<EngineProcess> {
+    return new EngineProcess(settings, "the engine process").load({ type: "load", options });
   }
 
-  private constructor(settings: ProcessOptions) {
+  /** Starts a child that loads weights and holds them for the engines of a device; `ps` shows which. */
+  static hold(options: EngineOptions, settings: ProcessOptions = {}): Promise<EngineProcess> {
+    const { device } = options;
+    const command = [...(settings.command ?? defaultCommand()), "weights", device];
+    const name = `the process that holds the weights of ${device}`;
+    return new EngineProcess({ ...settings, command }, name).load({ type: "hold", options });
+  }
+
+  private async load(message: ToEngine): Promise<EngineProcess> {
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.loading = { resolve, reject };
+        this.send(message);
+      });
+    } catch (error) {
+      this.kill();
+      throw error;
+    }
+    return this;
+  }
+
+  private constructor(
+    settings: ProcessOptions,
+    /** in error texts */
+    private readonly name: string,
+  ) {
+    const { promise, resolve } = Promise.withResolvers<EngineError>();
+    this.gone = promise;
+    this.isGone = resolve;
     this.heartbeatMs = settings.heartbeatMs ?? 60_000;
     // A session of its own: Ctrl-C in the terminal reaches the parent alone, which decides what happens to the sample in flight.
     this.child = Bun.spawn(settings.command ?? defaultCommand(), {
@@ -98,8 +125,17 @@ export class EngineProcess {
     this.outputDone = Promise.all([this.forward(this.child.stdout), this.forward(this.child.stderr)]);
     this.watchdog = setInterval(() => this.watch(), Math.min(1000, this.heartbeatMs / 4));
     this.watchdog.unref();
-    if (settings.abort?.aborted) this.kill("the run was interrupted");
-    settings.abort?.addEventListener("abort", () => this.kill("the run was interrupted"), { once: true });
+    const { abort, lost } = settings;
+    const interrupted = () => this.kill("the run was interrupted");
+    if (abort?.aborted) interrupted();
+    abort?.addEventListener("abort", interrupted, { once: true });
+    const without = () => this.kill(String(lost?.reason));
+    if (lost?.aborted) without();
+    lost?.addEventListener("abort", without, { once: true });
+  }
+
+  get pid(): number {
+    return this.child.pid;
   }
 
   get alive(): boolean {
@@ -149,7 +185,7 @@ export class EngineProcess {
     try {
       this.child.send(message);
     } catch {
-      this.kill("the connection to the engine process was closed");
+      this.kill(`the connection to ${this.name} was closed`);
     }
   }
 
@@ -159,8 +195,12 @@ export class EngineProcess {
       case "heartbeat":
         break;
       case "loaded":
-        this.loading?.resolve(message.info);
-        this.loading = undefined;
+        this.info = message.info;
+        this.loaded();
+        break;
+      case "held":
+        this.weights = message.weights;
+        this.loaded();
         break;
       case "token":
         this.calls.get(message.call)?.events.token?.(message.index, message.id);
@@ -178,6 +218,11 @@ export class EngineProcess {
         this.failed(message);
         break;
     }
+  }
+
+  private loaded(): void {
+    this.loading?.resolve();
+    this.loading = undefined;
   }
 
   private failed(message: FromEngine & { type: "failed" }): void {
@@ -201,14 +246,14 @@ export class EngineProcess {
     this.lastTick = now;
     if (late || (this.calls.size === 0 && this.loading === undefined)) this.lastSign = now;
     else if (now - this.lastSign > this.heartbeatMs)
-      this.kill(`the engine process gave no sign of life for ${Math.round(this.heartbeatMs / 1000)} s and was ended`);
+      this.kill(`${this.name} gave no sign of life for ${Math.round(this.heartbeatMs / 1000)} s and was ended`);
   }
 
   private async exited(code: number | null, signal: number | string | null): Promise<void> {
     clearInterval(this.watchdog);
     const name = this.child.signalCode ?? signal;
     const how = name ? `was ended by ${name}` : `ended with exit code ${code}`;
-    const error = new EngineError("native", this.reason ?? `the engine process ${how}`, true);
+    const error = new EngineError("native", this.reason ?? `${this.name} ${how}`, true);
     this.ended = error;
     await Promise.race([this.outputDone, Bun.sleep(500)]);
     const said = this.lastWords();
@@ -216,6 +261,7 @@ export class EngineProcess {
     this.loading?.reject(error);
     for (const call of this.calls.values()) call.reject(error);
     this.calls.clear();
+    this.isGone(error);
   }
 
   // What plugins print is shown at once, on stderr; the runtime's own crash banner is kept for the error text.

@@ -53,6 +53,8 @@ export const rowSchema = v.looseObject({
   peak_bytes: count,
   /** of a split model: the peak of each device */
   device_peak_bytes: v.optional(v.array(count)),
+  /** of the peak: weights that all workers of the device read; the device has them once */
+  shared_weight_bytes: v.optional(count),
   numbers: v.record(v.string(), v.number()),
   /** answers to further questions over the same compressed context */
   follow_ups: v.optional(
@@ -133,6 +135,7 @@ export interface RowContext {
   pipelined?: number;
   wallMs: number;
   gapMs?: number;
+  sharedWeightBytes?: number;
   logSamples: boolean;
 }
 
@@ -161,6 +164,7 @@ export function completedRow(task: Task, completion: Completion, prediction: str
     expected_cache_bytes: completion.expectedCacheBytes,
     peak_bytes: completion.peakBytes,
     ...(completion.devicePeakBytes ? { device_peak_bytes: completion.devicePeakBytes } : {}),
+    ...(context.sharedWeightBytes ? { shared_weight_bytes: context.sharedWeightBytes } : {}),
     numbers: completion.numbers,
   };
 }

@@ -1,7 +1,7 @@
 // Runs measurements on one or several engines: warm-up, longest first, a row for each, retry once on a fresh engine, clean stop.
 import type { Completion, EngineInfo, EngineOptions, Request } from "../engine/protocol.ts";
 import { KvaError } from "../native/error.ts";
-import { EngineError, EngineProcess } from "./engine-process.ts";
+import { EngineError, type EngineProcess } from "./engine-process.ts";
 import { followUpMs, followUpRequest, followUpRows } from "./follow-ups.ts";
 import { type KeptRow, keptRow } from "./kept-rows.ts";
 import { type Job, JobQueue, makeJobs } from "./queue.ts";
@@ -18,6 +18,7 @@ import {
 import type { RunControl, RunEvent, RunOutcome, RunPlan } from "./run-contract.ts";
 import type { RunDirectory } from "./rundir.ts";
 import type { Replan } from "./steering.ts";
+import { WeightHolders } from "./weight-holders.ts";
 
 const maxDeathsInARow = 3;
 
@@ -35,6 +36,7 @@ class Runner {
   private readonly queue: JobQueue;
   private readonly started = performance.now();
   private readonly engines = new Set<EngineProcess>();
+  private readonly holders: WeightHolders;
   private readonly infos: EngineInfo[] = [];
   private readonly failures: string[] = [];
   /** consecutive samples of a method that ended their engine */
@@ -55,6 +57,7 @@ class Runner {
     private readonly control: RunControl,
     private due: Task[],
   ) {
+    this.holders = new WeightHolders({ ...plan.process, abort: this.dropped.signal });
     this.queue = new JobQueue(this.jobs(due), control.steering?.holdsOpen);
     control.steering?.listen((change) => this.replan(change));
     this.done = plan.tasks.length - due.length;
@@ -72,6 +75,7 @@ class Runner {
     } finally {
       unlisten();
       await Promise.all([...this.engines].map((engine) => engine.stop()));
+      await this.holders.stop();
     }
     if (this.failure !== undefined) throw this.failure;
     const missing = this.due.filter(
@@ -188,13 +192,12 @@ class Runner {
 
   /** A process that was ended while it loaded is started once more; one that says why it cannot load is not. */
   private async load(options: EngineOptions): Promise<EngineProcess> {
-    const settings = { ...this.plan.process, abort: this.dropped.signal };
     try {
-      return await EngineProcess.start(options, settings);
+      return await this.holders.engine(options);
     } catch (error) {
       if (!(error instanceof EngineError) || !error.died || this.stopped) throw error;
       this.report({ type: "note", text: `${options.device}, while loading: ${error.message}; it is started again` });
-      return EngineProcess.start(options, settings);
+      return this.holders.engine(options);
     }
   }
 
@@ -241,6 +244,7 @@ class Runner {
     const deviceMs = Math.max(...completions.map((c) => c.prefillMs + c.decodeMs));
     const now = performance.now();
     const busyMs = deviceMs + followUpMs(completions);
+    const shared = engine.info.sharedWeights;
     const gapMs = Math.max(0, now - this.freeSince[at]! - busyMs) / job.tasks.length;
     this.freeSince[at] = now;
     for (const [index, task] of job.tasks.entries()) {
@@ -251,6 +255,7 @@ class Runner {
         wallMs: deviceMs / job.tasks.length,
         gapMs,
         logSamples: this.plan.logSamples,
+        ...(shared && { sharedWeightBytes: shared.bytes }),
       });
     }
   }

@@ -156,6 +156,7 @@ export function costTable(cells: Cells, context: TableContext): TableData {
         "Speed-up: time of Full over the method's, for as many new tokens as Full wrote.",
       "Cache: bytes of the rows held after the prompt, measured; expected: by the method's formula, pages and padding included; " +
         "allocated: what the allocator gave out for it; peak: weights included.",
+      ...sharedNotes(cells),
       ...(sparse
         ? [
             "Density: blocks that prefill attention read, of those up to the diagonal, mean over layers and heads; choice: time of finding them.",
@@ -173,6 +174,13 @@ const sparseCells = ({ density, selectMs }: CostCell): Cell[] => [
   number(density, formatShare),
   number(selectMs, formatMs),
 ];
+
+function sharedNotes({ cost }: Cells): string[] {
+  const shared = cost.flatMap(({ sharedWeightBytes }) => sharedWeightBytes ?? []);
+  if (shared.length === 0) return [];
+  const bytes = formatBytes(Math.max(...shared));
+  return [`Each peak has ${bytes} of weights that the workers of a device share: the device holds them once.`];
+}
 
 function pipelineNotes({ cost }: Cells): string[] {
   const piped = cost.flatMap(({ method, length, throughput }) =>

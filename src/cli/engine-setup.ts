@@ -12,7 +12,9 @@ import { listOf } from "./argv.ts";
 import { chooseDevices } from "./devices.ts";
 import { fetchModel } from "./download.ts";
 import type { EngineFlags, MethodFlags } from "./options.ts";
+import { tell } from "./output.ts";
 import { placeModels } from "./placement.ts";
+import { whyNotShared } from "./sharing.ts";
 
 export interface Model {
   config: ModelConfig;
@@ -59,7 +61,10 @@ export async function readModel(
   return { config: shapeConfig(shape.shape, shape.layers), source: shape };
 }
 
-/** One engine for each model copy. Builds a missing library, so everything else is checked before. */
+/**
+ * One engine for each model copy; those on one device share its weights where the system lets them. Builds a missing library, so
+ * everything else is checked before.
+ */
 export async function setUpEngines(flags: EngineFlags, { config, source }: Model): Promise<EngineOptions[]> {
   const common = {
     model: source,
@@ -70,7 +75,11 @@ export async function setUpEngines(flags: EngineFlags, { config, source }: Model
     graphs: flags.eager !== true,
   };
   const { groups, copies } = placeModels(await chooseDevices(listOf(flags.device)), flags.gp_num);
-  return groups.flatMap((device) => Array.from({ length: copies }, () => ({ ...common, device })));
+  if (copies === 1) return groups.map((device) => ({ ...common, device }));
+  const reason = await whyNotShared(groups);
+  if (reason !== undefined) tell(`${copies} copies of the weights on each device, not one: ${reason}`);
+  const sharing = reason === undefined ? { sharedBy: copies } : {};
+  return groups.flatMap((device) => Array.from({ length: copies }, () => ({ ...common, ...sharing, device })));
 }
 
 /** The one engine of a command that runs one model copy. */

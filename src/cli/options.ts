@@ -55,7 +55,10 @@ export function engineOptions(command: Command): Command {
   return command
     .option("--model_path <model>", "a Hugging Face directory, a GGUF file, a model id, or bundled (the default)")
     .option("--device <ids...>", "GPUs (0 1 3) or cpu; default: all GPUs, else cpu")
-    .option("--gp_num <n>", "2: the layers split over two devices; 1/2: two copies of the model per device")
+    .option(
+      "--gp_num <n>",
+      "2: the layers split over two devices; 1/2: two workers per device, which share its weights",
+    )
     .option("--torch_dtype <type>", "bfloat16, float16 or float32; default: the checkpoint's own")
     .option("--threads <n>", "CPU threads; 0: one per core", whole)
     .option("--prefill_chunk <rows>", "rows of the prompt that go through a layer at a time (4096)", natural)

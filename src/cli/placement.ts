@@ -1,14 +1,14 @@
-// From --gp_num and a list of devices to model copies: groups of devices that share a model's layers, or copies that share a device.
+// From --gp_num and a list of devices to model copies: groups of devices that share a model's layers, or workers that share a device.
 import { KvaError } from "../native/error.ts";
 
 export interface Placement {
   /** devices of one model copy, `cuda:0` or `cuda:0+cuda:1`; one entry for each group */
   groups: string[];
-  /** model copies that share each device */
+  /** workers that share each device and its weights */
   copies: number;
 }
 
-/** `2`: devices per model, in contiguous groups; `1/2`: two model copies per device, which share its weights. */
+/** `2`: devices per model, in contiguous groups; `1/2`: two workers per device, which share its weights. */
 export function placeModels(devices: readonly string[], gpNum: string | undefined): Placement {
   const written = gpNum ?? "1";
   const [, above, , below] = /^(\d+)(\/(\d+))?$/.exec(written) ?? [];

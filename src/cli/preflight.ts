@@ -77,15 +77,16 @@ export class Preflight {
     const { config, engines } = this.plan;
     const groups = new Map(engines.map((engine) => [engine.device, engine]));
     let tightest: PreflightRow | undefined;
-    for (const [group, { dtype, prefillChunk, memoryLimit }] of groups) {
+    for (const [group, { dtype, prefillChunk, memoryLimit, sharedBy }] of groups) {
       const devices = group.split("+");
       const free = devices.map((device) =>
         Math.min(this.free.get(device) ?? 0, memoryLimit || Number.POSITIVE_INFINITY),
       );
       const copies = engines.filter(({ device }) => device === group).length;
+      const sharedWeights = sharedBy !== undefined;
       const ends = splitLayers(config, dtype, free);
-      const common = { config, model: modelInfo(config), dtype, method, batch, prefillChunk, ends, copies };
-      estimate({ ...common, ...size }).forEach((need, at) => {
+      const common = { config, model: modelInfo(config), dtype, method, batch, prefillChunk, ends };
+      estimate({ ...common, ...size, copies, sharedWeights }).forEach((need, at) => {
         const left = free[at]! - totalOf(need);
         if (tightest && tightest.free - totalOf(tightest.need) <= left) return;
         const where = { device: devices[at]!, free: free[at]!, fits: left >= 0 };
@@ -109,6 +110,17 @@ async function freeBytes(engines: readonly EngineOptions[]): Promise<Map<string,
   );
 }
 
+/** What several engines on a device take together. */
+function copiesNotes(engines: readonly EngineOptions[]): string[] {
+  const { device, sharedBy } = engines[0]!;
+  const copies = engines.filter((engine) => engine.device === device).length;
+  if (copies === 1) return [];
+  if (sharedBy === undefined) return [`${copies} workers on a device, each with weights of its own.`];
+  return [
+    `${copies} workers on a device: one copy of the weights, held by a process more, and ${copies} times the rest.`,
+  ];
+}
+
 export const lengthName = (length: number | null) => (length === null ? "all" : formatCount(length));
 
 /** `Full at 128K (batch 8) needs 45.6 GiB of 23.1 GiB on cuda:0` */
@@ -117,7 +129,11 @@ export function refusalText({ method, length, batch, need, free, device }: Prefl
   return `${method} at ${lengthName(length)}${size} needs ${formatBytes(totalOf(need))} of ${formatBytes(free)} on ${device}`;
 }
 
-export function preflightTable(rows: readonly PreflightRow[], measurements: number): TableData {
+export function preflightTable(
+  rows: readonly PreflightRow[],
+  measurements: number,
+  engines: readonly EngineOptions[],
+): TableData {
   const bytes = (value: number): Cell => ({ text: formatBytes(value), value: Math.round(value) });
   const over = rows.filter(({ fits }) => !fits);
   return {
@@ -148,7 +164,8 @@ export function preflightTable(rows: readonly PreflightRow[], measurements: numb
       { text: fits ? "yes" : "no", value: fits },
     ]),
     notes: [
-      "Estimates for the longest prompt of each length on the device that has least left; CUDA's own part (about 0.5 GiB) is not in them.",
+      "Estimates for the longest prompt of each length on the device that has least left; CUDA's own part (about 0.5 GiB a process) is not in them.",
+      ...copiesNotes(engines),
       ...(over.length > 0 ? ['What does not fit gets "-" in the tables; the rest runs.'] : []),
     ],
   };

@@ -67,7 +67,7 @@ export async function run(flags: RunFlags): Promise<void> {
 /** Everything that a run checks before it starts, and what it will need. */
 async function dryRun(settings: Settings): Promise<void> {
   const { plan, preflight } = await prepareRun(settings, tell);
-  const table = preflightTable(preflight, plan.tasks.length);
+  const table = preflightTable(preflight, plan.tasks.length, plan.engines);
   if (settings.output !== "json") process.stdout.write(renderTables([table], settings.output));
   else process.stdout.write(`${JSON.stringify({ measurements: plan.tasks.length, needs: preflight }, null, 2)}\n`);
 }

@@ -22,6 +22,7 @@ export interface Wanted {
   methods: readonly MethodSpec[];
   /** those chosen */
   devices: readonly DeviceEntry[];
+  /** engines that share the weights of a device */
   copiesPerDevice: number;
   /** over which the layers of a copy are split */
   devicesPerCopy: number;
@@ -63,9 +64,8 @@ export function memoryNeeds(wanted: Wanted, registry: Registry): Need[] {
       cacheBytes += info.kvHeads * (head.keyBytes + head.valueBytes + 4 * head.rows);
     }
     const full = cacheBytes >= info.layers * layerBytes;
-    const shared = (stored + cacheBytes) / wanted.devicesPerCopy;
-    const bytes = shared + activations + (full ? 0 : layerBytes);
-    return { label: spec.label, bytes: wanted.copiesPerDevice * bytes, cacheBytes };
+    const own = cacheBytes / wanted.devicesPerCopy + activations + (full ? 0 : layerBytes);
+    return { label: spec.label, bytes: stored / wanted.devicesPerCopy + wanted.copiesPerDevice * own, cacheBytes };
   });
 }
 

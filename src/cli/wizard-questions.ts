@@ -115,7 +115,7 @@ function copiesQuestion(before: Answers, gpus: number): Question {
       label: `${size}`,
       hint: `the layers of a copy split over ${size} GPUs`,
     })),
-    { value: "1/2", label: "1/2", hint: "two copies on each GPU: small models" },
+    { value: "1/2", label: "1/2", hint: "two workers on each GPU, which share its weights" },
   ];
   return {
     kind: "one",

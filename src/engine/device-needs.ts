@@ -18,13 +18,15 @@ export interface EstimateFor {
   prefillChunk: number;
   /** ends of the stages, one for each device of a model copy */
   ends: readonly number[];
-  /** model copies on each device */
+  /** engines on each device */
   copies: number;
+  /** they read one copy of the weights */
+  sharedWeights: boolean;
 }
 
 /** Bytes on one device. */
 export interface Estimate {
-  /** of all copies there */
+  /** of all copies there: one, or one for each engine */
   weights: number;
   /** rows held after the prompt, those of the layer being prefilled and of tokens to come included */
   cache: number;
@@ -36,6 +38,7 @@ export const totalOf = ({ weights, cache, activations }: Estimate): number => we
 /** Of each device. Samples in a pipeline hold their caches together: twice as many batches as stages. */
 export function estimate(wanted: EstimateFor): Estimate[] {
   const { config, dtype, batch, ends, copies } = wanted;
+  const weightCopies = wanted.sharedWeights ? 1 : copies;
   const unit = elementBytes[dtype];
   const weights = weightParts(config, dtype);
   const inFlight = ends.length > 1 ? 2 * ends.length : 1;
@@ -52,7 +55,7 @@ export function estimate(wanted: EstimateFor): Estimate[] {
     const shared = (stage === 0 ? weights.first : 0) + (stage === ends.length - 1 ? weights.last : 0);
     const tied = ends.length === 1 && config.tieEmbeddings ? weights.first : 0;
     return {
-      weights: copies * (own + shared - tied),
+      weights: weightCopies * (own + shared - tied),
       cache: copies * batch * cacheBytes(wanted, first, end, inFlight),
       activations: copies * activations,
     };

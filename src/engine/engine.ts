@@ -1,9 +1,9 @@
 // An engine: a device with a model on it that runs requests under methods.
-import { type ModelConfig, readConfig } from "../model/config.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { Decoder } from "../model/decoder.ts";
-import { shapeConfig } from "../model/shapes.ts";
 import { type Stage, stagesOf } from "../model/stages.ts";
-import { loadWeights, randomWeights, type Weights } from "../model/weights.ts";
+import { openBlock } from "../model/weight-block.ts";
+import type { Weights } from "../model/weights.ts";
 import { KvaError } from "../native/error.ts";
 import type { DeviceInfo } from "../native/library.ts";
 import { Context, elementBytes } from "../native/tensor.ts";
@@ -15,13 +15,13 @@ import type {
   EngineInfo,
   EngineOptions,
   MethodSpec,
-  ModelSource,
   Request,
   ScoreRequest,
   ScoreResult,
   StageInfo,
 } from "./protocol.ts";
 import { score } from "./score.ts";
+import { configOf, makeWeights } from "./weight-source.ts";
 
 export class Engine {
   readonly decoder: Decoder;
@@ -50,7 +50,7 @@ export class Engine {
         contexts.map((context) => roomOf(context, options)),
       );
       if (options.memoryLimit > 0) for (const context of contexts) context.limitMemory(options.memoryLimit);
-      const weights = fill(stages, config, options);
+      const weights = weightsOf(stages, config, options);
       for (const context of contexts) context.sync();
       return new Engine(options, stages, config, weights, describe(stages, config, options, performance.now() - start));
     } catch (error) {
@@ -95,13 +95,6 @@ export class Engine {
   }
 }
 
-function configOf(model: ModelSource): ModelConfig {
-  if ("dir" in model) return readConfig(model.dir);
-  if ("config" in model) return model.config;
-  const config = shapeConfig(model.shape);
-  return model.layers === undefined ? config : { ...config, layers: Math.min(model.layers, config.layers) };
-}
-
 /** The devices of an engine, in the order of the layers. */
 const devicesOf = (options: EngineOptions): string[] => options.device.split("+");
 
@@ -113,9 +106,11 @@ function roomOf(context: Context, { memoryLimit }: EngineOptions): number {
   return memoryLimit > 0 ? Math.min(free, memoryLimit) : free;
 }
 
-function fill(stages: readonly Stage[], config: ModelConfig, { model, dtype }: EngineOptions): Weights {
-  if ("dir" in model) return loadWeights(stages, config, model.dir, dtype);
-  return randomWeights(stages, config, dtype, model.seed, "config" in model ? model.deviation : undefined);
+/** Weights of its own, or those that a holder has on the device. */
+function weightsOf(stages: readonly Stage[], config: ModelConfig, options: EngineOptions): Weights {
+  const { weights, dtype } = options;
+  if (weights === undefined) return makeWeights(stages, config, options);
+  return openBlock(stages[0]!.context, config, dtype, weights.name);
 }
 
 function describe(stages: readonly Stage[], config: ModelConfig, options: EngineOptions, loadMs: number): EngineInfo {
@@ -144,6 +139,7 @@ function describe(stages: readonly Stage[], config: ModelConfig, options: Engine
     weightBytes: sum((info) => info.weightBytes),
     cacheBytesPerToken: config.layers * config.kvHeads * (2 * config.headDim * elementBytes[options.dtype] + 4),
     loadMs,
+    ...(options.weights && { sharedWeights: { bytes: options.weights.bytes, loadMs: options.weights.loadMs } }),
     stages: infos,
   };
 }

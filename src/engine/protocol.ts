@@ -8,6 +8,16 @@ export type ModelSource =
   /** deviation: of the weights; larger ones make attention more peaked */
   | { config: ModelConfig; seed: number; deviation: number };
 
+/** Weights that a process holds on a device for engines of other processes. */
+export interface SharedWeights {
+  /** by which the native library opens them */
+  name: string;
+  /** on the device */
+  bytes: number;
+  /** that the process took to load them */
+  loadMs: number;
+}
+
 export interface EngineOptions {
   model: ModelSource;
   /** `cpu:0`, `cuda:1`; `cuda:0+cuda:1` where the layers are split over several */
@@ -21,6 +31,10 @@ export interface EngineOptions {
   memoryLimit: number;
   /** capture decode steps in a graph where the method allows it */
   graphs: boolean;
+  /** so many engines of the device read one copy of the weights, which a process of its own holds; absent: each has its own */
+  sharedBy?: number;
+  /** that copy, once it is loaded */
+  weights?: SharedWeights;
 }
 
 /** One plugin of a method, with its effective parameter values as they stand in YAML. */
@@ -168,11 +182,15 @@ export interface EngineInfo {
   /** cache bytes of one token of one sequence, all layers */
   cacheBytesPerToken: number;
   loadMs: number;
+  /** weightBytes are a holder's: the other engines of the device read the same, and the device has them once; loadMs: the holder's time */
+  sharedWeights?: { bytes: number; loadMs: number };
   stages: StageInfo[];
 }
 
 export type ToEngine =
   | { type: "load"; options: EngineOptions }
+  /** load the weights for other engines, and hold them */
+  | { type: "hold"; options: EngineOptions }
   /** requests of one call are decoded together as a batch; with `pipeline`, as batches of so many that fill the stages of a split model */
   | { type: "generate"; call: number; method: MethodSpec; requests: Request[]; pipeline?: number }
   | { type: "score"; call: number; method: MethodSpec; request: ScoreRequest }
@@ -180,6 +198,7 @@ export type ToEngine =
 
 export type FromEngine =
   | { type: "loaded"; info: EngineInfo }
+  | { type: "held"; weights: SharedWeights }
   | { type: "heartbeat" }
   /** new tokens of a running call, in order; index: position in the call's requests */
   | { type: "token"; call: number; index: number; id: number }

@@ -1,13 +1,16 @@
-// The engine process: takes calls from its parent over IPC, one at a time, and answers. Started as `bun src/engine/worker.ts`.
+// The engine process: takes calls from its parent over IPC, one at a time, and answers. Started as `bun src/engine/worker.ts`. In the same
+// way a process is started that only holds weights for the engines of a device.
 import { KvaError } from "../native/error.ts";
 import { Engine } from "./engine.ts";
 import type { FromEngine, ToEngine } from "./protocol.ts";
+import { WeightHolder } from "./weight-holder.ts";
 
 /** How long work may go on before the process looks at its mail, and how often it shows that it lives. */
 const BREATHE_MS = 20;
 const HEARTBEAT_MS = 1000;
 
 let engine: Engine | null = null;
+let holder: WeightHolder | null = null;
 let breathed = performance.now();
 let beaten = performance.now();
 
@@ -43,6 +46,9 @@ async function answer(message: Exclude<ToEngine, { type: "stop" }>): Promise<Fro
     case "load":
       engine = Engine.load(message.options);
       return { type: "loaded", info: engine.info };
+    case "hold":
+      holder = WeightHolder.load(message.options);
+      return { type: "held", weights: holder.weights };
     case "generate": {
       const { call, method, requests, pipeline } = message;
       const events = {
@@ -68,13 +74,15 @@ let queue: Promise<void> = Promise.resolve();
 async function handle(message: ToEngine): Promise<void> {
   if (message.type === "stop") {
     engine?.dispose();
+    holder?.dispose();
     process.exit(0);
   }
+  const loading = message.type === "load" || message.type === "hold";
   try {
     send(await answer(message));
   } catch (error) {
-    send(failure(error, message.type === "load" ? undefined : message.call));
-    if (message.type === "load") process.exit(1);
+    send(failure(error, loading ? undefined : message.call));
+    if (loading) process.exit(1);
   }
 }
 

@@ -27,11 +27,18 @@ const fileDtypes: Readonly<Record<string, FloatDtype>> = { BF16: "bfloat16", F16
 /** Where weights go: a context takes the whole model. */
 export type Place = Context | readonly Stage[];
 
+/** Makes a tensor of weights; called in the same order for every copy of a model. */
+export type Maker = (context: Context, dtype: FloatDtype, rows: number, columns: number) => Tensor;
+
+/** each tensor an allocation of its own */
+const apart: Maker = (context, dtype, rows, columns) => Tensor.create(context, dtype, rows, columns, "weights");
+
 /** Makes and fills every tensor of the model, each on the device of its layer; frees them all where one fails. */
 function build(
   place: Place,
   config: ModelConfig,
   dtype: FloatDtype,
+  maker: Maker,
   fill: (tensor: Tensor, target: Target) => void,
 ): Weights {
   const stages = place instanceof Context ? wholeOn(place, config) : place;
@@ -39,7 +46,7 @@ function build(
   const [first, last] = [stages[0]!.context, stages.at(-1)!.context];
   const scope = new Scope(first);
   const make = (context: Context, target: Target): Tensor => {
-    const tensor = scope.own(Tensor.create(context, dtype, target.rows, target.columns, "weights"));
+    const tensor = scope.own(maker(context, dtype, target.rows, target.columns));
     fill(tensor, target);
     return tensor;
   };
@@ -48,7 +55,7 @@ function build(
     return Object.fromEntries(made) as LayerWeights;
   };
   const copy = (tensor: Tensor): Tensor => {
-    const there = scope.own(Tensor.create(last, dtype, tensor.rows, tensor.columns, "weights"));
+    const there = scope.own(maker(last, dtype, tensor.rows, tensor.columns));
     tensor.copyToPeer(there);
     return there;
   };
@@ -67,7 +74,13 @@ function build(
 }
 
 /** The checkpoint in `dir` or in a GGUF file, converted to `dtype`. Every name and shape is checked before anything is allocated. */
-export function loadWeights(place: Place, config: ModelConfig, dir: string, dtype: FloatDtype): Weights {
+export function loadWeights(
+  place: Place,
+  config: ModelConfig,
+  dir: string,
+  dtype: FloatDtype,
+  maker: Maker = apart,
+): Weights {
   const stored = isGguf(dir) ? new Map(Object.entries(readGguf(dir).tensors)) : readCheckpoint(dir);
   checkTensors(stored, config, dir);
   const maps = new Map<string, MappedFile>();
@@ -77,7 +90,7 @@ export function loadWeights(place: Place, config: ModelConfig, dir: string, dtyp
     return map;
   };
   try {
-    return build(place, config, dtype, (tensor, target) => {
+    return build(place, config, dtype, maker, (tensor, target) => {
       for (const part of target.parts) {
         const { file, offset, dtype: fileDtype, ggml } = stored.get(part.name)!;
         using place = placeOf(tensor, target, part);
@@ -148,6 +161,11 @@ function checkTensor(name: string, expected: readonly number[], { file, dtype, g
   }
 }
 
+/** Weights where what they hold stands already. */
+export function placeWeights(place: Place, config: ModelConfig, dtype: FloatDtype, maker: Maker): Weights {
+  return build(place, config, dtype, maker, () => {});
+}
+
 /** as initializer_range: nothing overflows, whatever the size */
 const smallDeviation = 0.02;
 
@@ -158,9 +176,10 @@ export function randomWeights(
   dtype: FloatDtype,
   seed: number,
   deviation = smallDeviation,
+  maker: Maker = apart,
 ): Weights {
   let key = seed >>> 0;
-  return build(place, config, dtype, (tensor, { kind }) => {
+  return build(place, config, dtype, maker, (tensor, { kind }) => {
     if (kind === "norm") return tensor.fill(1);
     key = (key + 0x9e3779b9) >>> 0;
     tensor.randomize("normal", key, deviation);

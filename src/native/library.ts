@@ -6,7 +6,7 @@ import { type ErrorCode, KvaError, reason } from "./error.ts";
 import { symbols } from "./symbols.ts";
 
 export type Backend = "cpu" | "cuda";
-const ABI = { major: 1, minor: 7 };
+const ABI = { major: 1, minor: 8 };
 const root = join(import.meta.dir, "..", "..");
 
 /** Where the library of a backend lies: `KVACCEL_LIB`, else `build/` of the package. */

@@ -166,4 +166,10 @@ export const symbols = {
 
   kva_timer_wait: status("ptr", "i32", "ptr"),
   kva_tensor_peer_pull: status("ptr", "ptr"),
+
+  kva_shared_create: status("ptr", "i32", "i64", "ptr"),
+  kva_shared_name: status("ptr", "ptr", "i32"),
+  kva_shared_open: status("ptr", "cstring", "i32", "i64", "ptr"),
+  kva_shared_tensor: status("ptr", "i64", "i32", "i32", "i32", "ptr"),
+  kva_shared_close: status("ptr"),
 } as const;

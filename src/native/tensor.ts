@@ -7,7 +7,7 @@ export type Dtype = "float32" | "float16" | "bfloat16" | "int32";
 export const dtypes: readonly Dtype[] = ["float32", "float16", "bfloat16", "int32"];
 export const elementBytes: Record<Dtype, number> = { float32: 4, float16: 2, bfloat16: 2, int32: 4 };
 
-const memoryKinds = ["weights", "activations", "cache", "scratch"] as const;
+export const memoryKinds = ["weights", "activations", "cache", "scratch"] as const;
 export type MemoryKind = (typeof memoryKinds)[number];
 
 export interface MemoryFigures {
@@ -80,7 +80,8 @@ type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array;
 
 /** A matrix `[rows, columns]` on a device; a view shares the storage of another tensor. */
 export class Tensor {
-  private constructor(
+  /** of a handle that a native call made */
+  constructor(
     readonly context: Context,
     readonly pointer: Pointer,
     readonly dtype: Dtype,

@@ -61,6 +61,7 @@ export const resultsSchema = v.looseObject({
         steps: v.number(),
         cacheShare: nullable,
         peakBytes: nullable,
+        sharedWeightBytes: v.optional(nullable, null),
         speedUp: nullable,
         idleShare: v.optional(nullable, null),
         throughput: v.optional(nullable, null),

@@ -4,10 +4,10 @@ import { mkdtempSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { identity } from "../../src/bench/rows.ts";
-import type { RunEvent, RunPlan } from "../../src/bench/run-contract.ts";
-import { RunDirectory, readRows } from "../../src/bench/rundir.ts";
-import { runTasks } from "../../src/bench/runner.ts";
+import type { RunPlan } from "../../src/bench/run-contract.ts";
+import { readRows } from "../../src/bench/rundir.ts";
 import { engineOptions, planOf, sample, tasksOf } from "../support/fake-plan.ts";
+import { killEngines, run } from "../support/fault-run.ts";
 import { folder } from "../support/folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
@@ -25,21 +25,6 @@ afterEach(() => {
   delete process.env.FAKE_ENGINE_STATE;
 });
 
-async function run(path: string, plan: RunPlan, watch: (event: RunEvent) => void = () => {}) {
-  const directory = RunDirectory.open(path);
-  directory.writeManifest({ version: "test" });
-  const notes: string[] = [];
-  try {
-    const outcome = await runTasks(plan, directory, (event) => {
-      if (event.type === "note") notes.push(event.text);
-      watch(event);
-    });
-    return { outcome, notes, rows: [...directory.rows.values()] };
-  } finally {
-    await directory.close();
-  }
-}
-
 /** Real engines on a tiny model; the result lists who ran what. */
 const realPlan = (count: number, more: Partial<RunPlan> = {}) =>
   planOf(
@@ -49,12 +34,6 @@ const realPlan = (count: number, more: Partial<RunPlan> = {}) =>
     ),
     { engines: [{ ...engineOptions, model: { dir: model } }], process: {}, ...more },
   );
-
-/** Ends this process's engines. */
-async function killEngines(): Promise<void> {
-  const found = await Bun.$`pgrep -P ${process.pid} -f engine/worker.ts`.quiet().nothrow().text();
-  for (const pid of found.split("\n").filter(Boolean)) process.kill(Number(pid), "SIGKILL");
-}
 
 test("a worker killed while it loads is started again, and says so", async () => {
   const engines = [{ ...engineOptions, model: { dir: "dies-once" } }];
@@ -69,7 +48,7 @@ test.each(["prefill", "decode"] as const)("a worker killed in %s: its sample run
   const { rows, notes } = await run(folder(), realPlan(3), (event) => {
     if (killed || event.type !== "phase" || event.phase !== phase) return;
     killed = true;
-    void killEngines();
+    killEngines();
   });
   expect(rows.map(({ status }) => status)).toEqual(["ok", "ok", "ok"]);
   expect(rows.map(({ attempts }) => attempts).toSorted()).toEqual([1, 1, 2]);
@@ -82,7 +61,7 @@ test("a worker killed while a row is written takes no row with it", async () => 
   let kills = 0;
   const path = folder();
   const { rows } = await run(path, realPlan(4), (event) => {
-    if (event.type === "row" && kills++ < 2) void killEngines();
+    if (event.type === "row" && kills++ < 2) killEngines();
   });
   expect(rows.every(({ status }) => status === "ok")).toBe(true);
   expect(readRows(path).map(identity).toSorted()).toEqual(rows.map(identity).toSorted());

@@ -1,12 +1,12 @@
 // Four devices that the CPU poses as: however a model lies on them, every sample gets the same prediction.
 import { expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readRows } from "../../src/bench/rundir.ts";
 import { ended, startAccel } from "../support/accel.ts";
 
-test("gp_num 1, 2, 4 and 1/2 give identical predictions; a split model runs most samples in a pipeline", async () => {
+test("gp_num 1, 2, 4 and 1/2 give identical predictions; a split model runs most samples in a pipeline, 1/2 shares its weights", async () => {
   const folder = mkdtempSync(join(tmpdir(), "kvaccel-gp-"));
   const words = ["run", "--task_names", "niah_single_2", "--length", "512", "--num_samples", "7", "--device", "cpu"];
   const runs = ["1", "2", "4", "1/2"].map(async (gpNum) => {
@@ -25,5 +25,9 @@ test("gp_num 1, 2, 4 and 1/2 give identical predictions; a split model runs most
   expect(new Set(four!.map(({ device }) => device))).toEqual(new Set(["cpu:0+cpu:1+cpu:2+cpu:3"]));
   expect(four!.filter(({ pipelined }) => pipelined === 5)).toHaveLength(10);
   expect(two!.every((row) => row.device_peak_bytes?.length === 2)).toBe(true);
+  const { bytes } = JSON.parse(readFileSync(join(folder, "1-2", "manifest.json"), "utf8")).devices[0].sharedWeights;
+  expect(bytes).toBeGreaterThan(10_000_000);
+  expect(shared!.every((row) => row.shared_weight_bytes === bytes && row.peak_bytes > bytes)).toBe(true);
+  expect(one!.every((row) => row.shared_weight_bytes === undefined)).toBe(true);
   rmSync(folder, { recursive: true });
 }, 60_000);

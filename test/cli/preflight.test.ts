@@ -53,7 +53,31 @@ test("weights are counted by device, caches as many as are in flight", async () 
   expect(half!.need.cache).toBeGreaterThan(1.5 * whole!.need.cache); // four samples, of about half the layers
   expect(four!.need.cache).toBe(4 * whole!.need.cache);
   expect(batch!.need.cache).toBe(8 * whole!.need.cache);
+  const sharing = engines(0, "cpu:0", "cpu:0", "cpu:0", "cpu:0").map((engine) => ({ ...engine, sharedBy: 4 }));
+  const [once] = (await preflight("tiny-ruler", sharing)).rows([1]);
+  expect(four!.need.weights).toBe(4 * whole!.need.weights);
+  expect(once!.need).toEqual({ ...four!.need, weights: whole!.need.weights });
 });
+
+test("a dry run counts shared weights once, and each worker's where sharing is off, which it says", async () => {
+  const words = ["run", "--task_names", "vt", "--length", "512", "--num_samples", "1", "--device", "cpu"];
+  const dry = (env: Record<string, string>) =>
+    ended(
+      startAccel(
+        [...words, "--no_baseline", "--acceleration", "Full", "--gp_num", "1/2", "--dry_run", "-o", "md"],
+        env,
+      ),
+    );
+  const [shared, apart] = await Promise.all([dry({}), dry({ KVACCEL_SHARE_WEIGHTS: "0" })]);
+  expect([shared.code, shared.err, apart.code]).toEqual([0, "", 0]);
+  expect(shared.out).toMatch(/\| 512 \| Full \| 1 \| 10\.1 MiB \|/);
+  expect(shared.out).toContain(
+    "2 workers on a device: one copy of the weights, held by a process more, and 2 times the rest.",
+  );
+  expect(apart.out).toMatch(/\| 512 \| Full \| 1 \| 20\.2 MiB \|/);
+  expect(apart.out).toContain("2 workers on a device, each with weights of its own.");
+  expect(apart.err).toBe("2 copies of the weights on each device, not one: KVACCEL_SHARE_WEIGHTS is 0\n");
+}, 30_000);
 
 test("auto takes the largest batch that fits, and one where not even that does", async () => {
   const one = totalOf((await preflight("tiny-ruler", engines(0, "cpu:0"))).rows([1])[0]!.need);

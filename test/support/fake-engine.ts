@@ -31,10 +31,13 @@ function completion(request: Request, method: MethodSpec): Completion {
     cacheAllocatedBytes: request.ids.length * 110,
     expectedCacheBytes: request.ids.length * 100,
     peakBytes: 1_000_000,
-    numbers: {},
+    numbers: holder ? { holder: holder[1] } : {},
     ...(request.logKept ? { kept: { prompt: [["0-3,9"]], end: [["0-3,9-10"]], tokens: 11 } } : {}),
   };
 }
+
+/** Process and number of the holder that this engine reads. */
+let holder: [number, number] | undefined;
 
 async function generate(call: number, method: MethodSpec, requests: Request[]): Promise<void> {
   const first = requests[0]!;
@@ -43,6 +46,10 @@ async function generate(call: number, method: MethodSpec, requests: Request[]): 
   if (state) appendFileSync(`${state}/log`, `${method.label} ${requests.map((r) => r.id).join(" ")}\n`);
   if (method.label === "Dies") process.kill(process.pid, "SIGSEGV");
   if (method.label === "DiesOnce" && once(first.id)) process.kill(process.pid, "SIGKILL");
+  if (method.label === "KillsHolder" && once("holder")) {
+    process.kill(holder![0], "SIGKILL");
+    await Bun.sleep(60_000);
+  }
   if (method.label === "LosesDevice" && once("device")) {
     return void send({
       type: "failed",
@@ -70,12 +77,34 @@ async function generate(call: number, method: MethodSpec, requests: Request[]): 
 
 async function receive(message: ToEngine): Promise<void> {
   switch (message.type) {
-    case "load":
+    case "hold": {
+      const dir = "dir" in message.options.model ? message.options.model.dir : "";
       if ("shape" in message.options.model) {
         send({ type: "failed", code: "oom", message: "the model needs 16 GiB, 8 GiB is free" });
         process.exit(1);
       }
-      if ("dir" in message.options.model && message.options.model.dir === "dies-once" && once("loading")) {
+      if (dir === "dies-once" && once("loading")) process.kill(process.pid, "SIGKILL");
+      const first = once("holding");
+      const name =
+        dir === "unreadable" || (dir === "unreadable-once" && first) ? "gone" : `${process.pid} ${first ? 1 : 2}`;
+      return void send({ type: "held", weights: { name, bytes: 5000, loadMs: 1 } });
+    }
+    case "load":
+      if (message.options.weights) holder = message.options.weights.name.split(" ").map(Number) as [number, number];
+      if (message.options.weights?.name === "gone") {
+        send({ type: "failed", code: "error", message: "shared_open: its maker is gone" });
+        process.exit(1);
+      }
+      if ("shape" in message.options.model) {
+        send({ type: "failed", code: "oom", message: "the model needs 16 GiB, 8 GiB is free" });
+        process.exit(1);
+      }
+      if (
+        !message.options.weights &&
+        "dir" in message.options.model &&
+        message.options.model.dir === "dies-once" &&
+        once("loading")
+      ) {
         process.kill(process.pid, "SIGKILL");
       }
       if (message.options.device === "cpu:9" && existsSync(`${state}/device`)) {
@@ -94,6 +123,7 @@ async function receive(message: ToEngine): Promise<void> {
           weightBytes: 0,
           cacheBytesPerToken: 100,
           loadMs: 1,
+          ...(message.options.weights && { sharedWeights: { bytes: 5000, loadMs: 1 } }),
           stages: [],
         },
       });

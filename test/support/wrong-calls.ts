@@ -39,6 +39,7 @@ export function fixture(scope: Scope, context: Context) {
     batch: batch.pointer,
     empty: emptyBatch.pointer,
     timer: newTimer(scope, context),
+    shared: newBlock(scope, context),
     map: () => MappedFile.open(context, import.meta.path),
     t,
     f,
@@ -54,6 +55,16 @@ function newTimer(scope: Scope, context: Context): Pointer {
   const timer = Number(slot[0]) as Pointer;
   scope.own({ dispose: () => context.library.check(native.kva_timer_destroy(timer)) });
   return timer;
+}
+
+/** A block of 512 bytes; its class shows no pointer. */
+function newBlock(scope: Scope, context: Context): Pointer {
+  const { native } = context.library;
+  const slot = new BigUint64Array(1);
+  context.library.check(native.kva_shared_create(context.pointer, 0, 512, slot));
+  const block = Number(slot[0]) as Pointer;
+  scope.own({ dispose: () => context.library.check(native.kva_shared_close(block)) });
+  return block;
 }
 export type Fixture = ReturnType<typeof fixture>;
 

@@ -67,4 +67,27 @@ export const wrongTensors: Wrong[] = [
     ({ native, timer, floats }) => native.kva_timer_read(timer, 0, 1, floats),
     /slot|mark/,
   ],
+  ["shared_create: no bytes", ({ native, c, slot }) => native.kva_shared_create(c, 0, 0, slot), /bytes is 0/],
+  ["shared_create: no such memory", ({ native, c, slot }) => native.kva_shared_create(c, 4, 8, slot), /memory is 4/],
+  [
+    "shared_open: not a name",
+    ({ native, c, slot }) => native.kva_shared_open(c, "cuda:cpu:", 0, 8, slot),
+    /"cuda:cpu:" is not the name/,
+  ],
+  ["shared_name: no room", ({ native, shared, floats }) => native.kva_shared_name(shared, floats, 0), /0 bytes/],
+  [
+    "shared_tensor: no rows",
+    ({ native, shared, slot }) => native.kva_shared_tensor(shared, 0, 0, 0, 4, slot),
+    /\[0, 4\]/,
+  ],
+  [
+    "shared_tensor: past the end",
+    ({ native, shared, slot }) => native.kva_shared_tensor(shared, 256, 1, 2, 65, slot),
+    /\[2, 65\] at offset 256.*512 bytes/,
+  ],
+  [
+    "shared_open: no bytes",
+    ({ native, c, slot }) => native.kva_shared_open(c, "cpu:1:1:1", 0, -1, slot),
+    /bytes is -1/,
+  ],
 ];

@@ -1,0 +1,99 @@
+// Engines that share a device's weights, measured: bytes of the device, loading, restart of a killed one, equal tokens.
+// bun scripts/gpu/shared.ts; without a GPU: BACKEND=cpu SHAPE=tiny-ruler PROMPT=512 bun scripts/gpu/shared.ts
+import { readFileSync } from "node:fs";
+import type { EngineProcess } from "../../src/bench/engine-process.ts";
+import { formatBytes } from "../../src/bench/format.ts";
+import { WeightHolders } from "../../src/bench/weight-holders.ts";
+import { whyNotShared } from "../../src/cli/sharing.ts";
+import type { EngineOptions, MethodSpec, Request } from "../../src/engine/protocol.ts";
+
+const { BACKEND = "cuda", SHAPE = "llama-3.1-8b", PROMPT = "4096", COUNTS = "1,2,4" } = process.env;
+const device = `${BACKEND}:0`;
+const full: MethodSpec = { label: "Full", parts: [], hash: "full" };
+const model = { shape: SHAPE, seed: 42 };
+const common = {
+  model,
+  device,
+  dtype: "bfloat16",
+  prefillChunk: 4096,
+  threads: 0,
+  memoryLimit: 0,
+  graphs: true,
+} as const;
+const ids = Array.from({ length: Number(PROMPT) }, (_, n) => 1 + ((n * 7919) % 400));
+const sampling = { temperature: 0, topK: 0, topP: 1, seed: 0 };
+const request: Request = { id: "one", ids, maxNewTokens: 32, stopIds: [], ignoreStop: true, sampling };
+
+/** Bytes in use on the GPU, CUDA's own included; of the CPU the memory of these processes, shared pages once. */
+function used(): number {
+  if (BACKEND === "cuda") {
+    const query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"];
+    return Number(`${Bun.spawnSync(query).stdout}`.trim()) * 2 ** 20;
+  }
+  const { stdout } = Bun.spawnSync(["pgrep", "-P", `${process.pid}`, "-f", "engine/worker.ts"]);
+  const pss = (pid: string) => /^Pss: +(\d+)/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"))?.[1];
+  return `${stdout}`
+    .split("\n")
+    .filter(Boolean)
+    .reduce((sum, pid) => sum + 1024 * Number(pss(pid)), 0);
+}
+
+const seconds = (ms: number) => `${(ms / 1000).toFixed(2)} s`;
+const answer = async (engine: EngineProcess) => (await engine.generate(full, [request]))[0]!;
+let expected: string | undefined;
+
+async function measure(count: number, shared: boolean): Promise<void> {
+  const idle = used();
+  const options: EngineOptions = shared ? { ...common, sharedBy: count } : common;
+  const holders = new WeightHolders({});
+  const start = performance.now();
+  const engines = await Promise.all(Array.from({ length: count }, () => holders.engine(options)));
+  const ready = performance.now() - start;
+  const loaded = used() - idle;
+  const answers = await Promise.all(engines.map(answer));
+  const afterwards = used() - idle;
+  process.kill(engines[0]!.pid, "SIGKILL");
+  await engines[0]!.gone;
+  const killed = performance.now();
+  const again = await holders.engine(options);
+  const back = performance.now() - killed;
+  const texts = [...answers, await answer(again)].map((one) => one.ids.join(" "));
+  expected ??= texts[0];
+  const { info } = again;
+  const cells = [
+    count,
+    shared ? "one" : "each its own",
+    formatBytes(info.weightBytes),
+    formatBytes(loaded),
+    formatBytes(afterwards),
+    formatBytes(Math.max(...answers.map(({ peakBytes }) => peakBytes))),
+    seconds(ready),
+    seconds(info.sharedWeights?.loadMs ?? info.loadMs),
+    seconds(info.loadMs),
+    seconds(back),
+    texts.every((text) => text === expected) ? "equal" : "DIFFERENT",
+  ];
+  console.log(`| ${cells.join(" | ")} |`);
+  await Promise.all([again, ...engines.slice(1)].map((engine) => engine.stop()));
+  await holders.stop();
+}
+
+const titles = [
+  "engines",
+  "weights",
+  "weights' bytes",
+  "used when loaded",
+  "used after a prompt each",
+  "peak of an engine",
+  "until all are ready",
+  "weights loaded",
+  "engine's load",
+  "back after a kill",
+  "tokens",
+];
+const reason = await whyNotShared([device]);
+console.log(`${SHAPE}, ${device}, prompts of ${PROMPT} tokens; ${reason ?? "processes share memory"}`);
+console.log(`| ${titles.join(" | ")} |\n|${titles.map(() => "---|").join("")}`);
+await measure(1, false);
+await measure(2, false);
+if (reason === undefined) for (const count of COUNTS.split(",").map(Number)) await measure(count, true);
