@@ -2,9 +2,10 @@
 import { EngineError, EngineProcess } from "../bench/engine-process.ts";
 import { formatBytes } from "../bench/format.ts";
 import { failedSpeedRow, runSpeedTest, type SpeedRow, speedTable, speedTests, testName } from "../bench/speed.ts";
-import type { EngineInfo, EngineOptions } from "../engine/protocol.ts";
+import type { EngineInfo, EngineOptions, MethodSpec } from "../engine/protocol.ts";
 import { KvaError } from "../native/error.ts";
-import { modelInfo, readMethods, readModel, setUpEngine } from "./engine-setup.ts";
+import type { Registry } from "../plugin/loader.ts";
+import { methodsFrom, modelInfo, readModel, readPlugins, setUpEngine } from "./engine-setup.ts";
 import { Interrupted, interruptible } from "./interrupt.ts";
 import type { EngineFlags, MethodFlags } from "./options.ts";
 import { renderTables, type TableFormat, tell } from "./output.ts";
@@ -27,7 +28,9 @@ export async function bench(flags: BenchFlags): Promise<void> {
   if (flags.layers !== undefined && flags.shape === undefined) throw new KvaError("usage", "--layers needs --shape");
   const layers = flags.layers === undefined ? {} : { layers: flags.layers };
   const model = await readModel(flags, flags.shape === undefined ? undefined : { shape: flags.shape, ...layers, seed });
-  const methods = await readMethods(flags, modelInfo(model.config), flags.no_baseline === true);
+  const registry = await readPlugins(flags);
+  const methods = methodsFrom(registry, flags, modelInfo(model.config), flags.no_baseline === true);
+  if (flags.density !== undefined) requireSparse(methods, registry);
   const tests = speedTests(methods, {
     prompt: flags.n_prompt ?? [512],
     gen: flags.n_gen ?? [128],
@@ -71,6 +74,18 @@ export async function bench(flags: BenchFlags): Promise<void> {
   }
   print(rows, flags, engine.info, options);
   if (engine.died) process.exitCode = 1;
+}
+
+/** A density is a share of what a sparse prefill method chose: without one there is nothing to cut. */
+function requireSparse(methods: readonly MethodSpec[], registry: Registry): void {
+  const sparse = registry.plugins.map(({ plugin }) => plugin).filter(({ category }) => category === "sparse-prefill");
+  const names = sparse.map(({ name }) => name);
+  if (methods.some(({ parts }) => parts.some(({ name }) => names.includes(name)))) return;
+  const run = methods.map(({ label }) => label).join(", ");
+  throw new KvaError(
+    "usage",
+    `--density cuts what a sparse prefill method chose, and none is run (${run}); --acceleration takes ${names.join(", ")}`,
+  );
 }
 
 const rate = (row: SpeedRow) => (row.avg_ts === null ? (row.error ?? "") : `${row.avg_ts.toFixed(1)} tokens/s`);

@@ -124,6 +124,11 @@ test("bench cuts a sparse method's blocks to a density, and gives it with the ti
   expect(cut.select_ms).toBeGreaterThan(0);
   const { code, err } = await accel("bench", "--density", "2");
   expect([code, err.includes("a number above 0 and at most 1")]).toEqual([2, true]);
+  const dense = await accel("bench", "-p", "64", "--acceleration", "SnapKV", "--density", "0.5");
+  expect([dense.code, dense.out]).toEqual([2, ""]);
+  expect(dense.err).toContain(
+    "--density cuts what a sparse prefill method chose, and none is run (Full, SnapKV); --acceleration takes FlexPrefill, XAttention",
+  );
 });
 
 test("bench runs a shape without a file, and knows what shapes there are", async () => {

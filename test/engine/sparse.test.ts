@@ -6,6 +6,7 @@ import {
   expectSameTrace,
   footprint,
   generate,
+  groupsOfFour,
   groupsOfSeven,
   methodOf,
   openEngine,
@@ -14,20 +15,29 @@ import {
   trace,
   traceOf,
 } from "../support/engine.ts";
+import { row } from "../support/guarded.ts";
 import { PluginFolder, pluginText } from "../support/plugin-files.ts";
+import { type Held, referenceLogits, type Sight } from "../support/reference-model.ts";
+import { quantizedLayer } from "../support/reference-segments.ts";
+import { relativeError } from "../support/tolerance.ts";
 
 const xattention = "XAttention[minLen=0,block=64,tau=0.6]";
 const flexprefill = "FlexPrefill[minBudget=1,block=64,gamma=0.6]";
+const caches = [
+  "",
+  "+SnapKV[capacity=40,window=8]",
+  "+H2O[capacity=40]",
+  "+SnapKV[capacity=40,window=8]+KIVI[residual=32]",
+];
 const full = await methodOf("Full");
 const prompts = [300, 131, 70].map((rows, s) => traceOf(rows, 6, 40 + s));
-const peaked = { ...groupsOfSeven, deviation: 0.2 };
 
 eachBackend("sparse prefill", (backend) => {
   let engine: Engine;
   let chunked: Engine[];
   beforeAll(() => {
-    engine = openEngine(backend, peaked);
-    chunked = [7, 64, 100].map((prefillChunk) => openEngine(backend, peaked, { prefillChunk }));
+    engine = openEngine(backend, groupsOfSeven);
+    chunked = [7, 64, 100].map((prefillChunk) => openEngine(backend, groupsOfSeven, { prefillChunk }));
   });
   afterAll(() => {
     for (const one of [engine, ...chunked]) one.dispose();
@@ -50,7 +60,7 @@ eachBackend("sparse prefill", (backend) => {
       expect(sparse[0]!.kept).toEqual(dense[0]!.kept);
     });
 
-    for (const cache of ["", "+SnapKV[capacity=40,window=8]", "+H2O[capacity=40]"]) {
+    for (const cache of caches) {
       test(`${cache || "alone"}: a batch gives each sequence what it gets alone`, async () => {
         const method = await methodOf(name + cache);
         const together = await trace(engine, method, prompts);
@@ -93,6 +103,21 @@ eachBackend("sparse prefill", (backend) => {
     });
   });
 
+  test("groups of four: uneven prompts give together, with every kind of cache, what each gives alone", async () => {
+    const fours = openEngine(backend, groupsOfFour);
+    for (const name of [xattention, flexprefill]) {
+      for (const cache of caches) {
+        const method = await methodOf(name + cache);
+        const together = await trace(fours, method, prompts);
+        for (const [s, prompt] of prompts.entries())
+          expectSameTrace(backend, together[s]!, (await trace(fours, method, [prompt]))[0]!);
+      }
+      const [done] = await generate(fours, await methodOf(name), [request(randomIds(300, 5))]);
+      expect(done!.numbers.density).toBeLessThan(0.999);
+    }
+    fours.dispose();
+  });
+
   test("settings that read everything give Full's bits", async () => {
     const expected = await trace(engine, full, prompts);
     for (const name of [
@@ -103,6 +128,34 @@ eachBackend("sparse prefill", (backend) => {
     ]) {
       expect(await trace(engine, await methodOf(name), prompts)).toEqual(expected);
     }
+  });
+
+  test("XAttention, SnapKV and KIVI at once are that composition in float64, step by step", async () => {
+    const composed = await methodOf(
+      "XAttention[minLen=0,block=64,tau=0]+SnapKV[capacity=70,window=8]+KIVI[kBits=2,vBits=2,residual=32]",
+    );
+    const input = traceOf(140, 30, 3);
+    const [traced] = await trace(engine, composed, [input]);
+    const sight: Sight = (layer, kvHead, query) => {
+      const step = query - input.promptTokens;
+      const tokens =
+        step < 0 // the first block of 64 rows and its own
+          ? Array.from({ length: query + 1 }, (_, j) => j).filter((j) => j < 64 || j >> 6 === query >> 6)
+          : [...traced!.kept[step]![layer]![kvHead]!, query];
+      return { rows: tokens.map((token) => ({ token, position: token })), query };
+    };
+    const how = { keyBits: 2, valueBits: 2, group: 32, residual: 32 };
+    const packed: Held = (rows, query) => {
+      if (query < input.promptTokens) return rows;
+      const old = { groupSize: 7, headDim: engine.config.headDim, heads: [rows.slice(0, -1)], unrotated: [] };
+      return [...quantizedLayer(old, how).heads[0]!, rows.at(-1)!]; // rows are packed after the step
+    };
+    const [same, whole] = [packed, undefined].map((held) => referenceLogits(engine, input.ids, sight, [], held));
+    traced!.logits.forEach((logits, step) => {
+      const apart = relativeError(logits, row(same!, input.promptTokens - 1 + step));
+      expect(apart).toBeLessThan(step === 0 ? 1e-5 : 2e-3); // a key near the middle of two codes may take either
+      if (step > 0) expect(apart).toBeLessThan(0.1 * relativeError(logits, row(whole!, input.promptTokens - 1 + step)));
+    });
   });
 
   test("with a tau of 0 each row reads the first block and its own: the density is known", async () => {

@@ -34,8 +34,8 @@ const budgeted = plugins.filter(([, loaded]) => has(loaded, "capacity"));
 
 /** A plugin with so many rows, a short window where it has one, and every layer taking part. */
 function method(loaded: LoadedPlugin, capacity: number | null, more: Record<string, unknown> = {}): MethodSpec {
-  const reads = { minLen: 0, minBudget: 1, block: 64 }; // of sparse prefill: short prompts too
-  const wanted = { ...(capacity === null ? {} : { capacity }), window: 8, skipLayers: "[]", ...reads, ...more };
+  const short = { minLen: 0, minBudget: 1, block: 64, residual: 32 }; // prompts of a hundred tokens are sparse and quantised, too
+  const wanted = { ...(capacity === null ? {} : { capacity }), window: 8, skipLayers: "[]", ...short, ...more };
   const own = Object.entries(wanted).filter(([key]) => has(loaded, key));
   const brackets = own.map(([key, value]) => `${key}=${value}`).join(",");
   const text = brackets ? `${loaded.plugin.name}[${brackets}]` : loaded.plugin.name;

@@ -22,18 +22,22 @@ export const causal: Sight = (_layer, _kvHead, query) => ({
   query,
 });
 
+/** What the cache holds of the rows that token `query` sees, its own the last. */
+export type Held = (rows: readonly Row[], query: number) => readonly Row[];
+
 /** Rotated queries `[ids.length, heads * headDim]` and the rows of a layer, all tokens at their own positions. */
 export interface LayerInputs {
   queries: Matrix;
   layer: ReferenceLayer;
 }
 
-/** Logits `[ids.length, vocabSize]` of a plain Llama; `inputs` takes what each layer's attention works on. */
+/** Logits `[ids.length, vocabSize]` of a plain Llama; `inputs` takes what each layer's attention works on, `held` stores rows otherwise. */
 export function referenceLogits(
   { decoder, config }: Engine,
   ids: readonly number[],
   sight: Sight,
   inputs: LayerInputs[] = [],
+  held: Held = (rows) => rows,
 ): Matrix {
   const { weights, scale } = decoder;
   const { heads, kvHeads, headDim, normEps } = config;
@@ -50,11 +54,12 @@ export function referenceLogits(
     for (let token = 0; token < ids.length; token++) {
       for (let g = 0; g < kvHeads; g++) {
         const seen = sight(layer, g, token);
-        const rows = seen.rows.map((one): Row => {
+        const whole = seen.rows.map((one): Row => {
           const from = row(qkv, one.token);
           const key = rotate(headOf(from, heads + g, headDim), one.position, rope, exact);
           return { key, value: headOf(from, heads + kvHeads + g, headDim), position: one.position, sides: [] };
         });
+        const rows = held(whole, token);
         for (let h = g * groupSize; h < (g + 1) * groupSize; h++) {
           const query = rotate(headOf(row(qkv, token), h, headDim), seen.query, rope, exact);
           row(attended, token).set(attend(query, rows, scale, exact).out, h * headDim);
