@@ -132,10 +132,10 @@ run: packages libraries
 test: packages libraries
 	$(BUN) test --timeout 60000 $(if $(KVACCEL_JUNIT),--reporter=junit --reporter-outfile=$(KVACCEL_JUNIT)) $(TESTS)
 
-## make test-kills  a run killed at 200 random moments loses no sample and has none twice
+## make test-kills  a run killed at 200 random moments loses no sample and has none twice, with one writer and with two
 .PHONY: test-kills
 test-kills: packages
-	KILLS=200 $(BUN) test test/bench/runner.test.ts -t "kill -9"
+	KILLS=200 $(BUN) test test/bench/runner.test.ts test/bench/joined.test.ts -t kill
 
 ## make check   types, lint, format
 .PHONY: check

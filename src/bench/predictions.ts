@@ -1,8 +1,8 @@
 // Predictions in the forms that the reference scorers of RULER and LongBench read, a file for each method, length and task.
 import type { BenchmarkName } from "./config-schema.ts";
 import { jsonLine } from "./jsonl.ts";
+import { methodFile } from "./row-files.ts";
 import { identity, type Row, type Task } from "./rows.ts";
-import { methodFile } from "./rundir.ts";
 import { isNull, taskScore } from "./score.ts";
 
 /** The keys that RULER's scorer reads; `index` is our ordinal, `input` is there when rows carry their prompts. */

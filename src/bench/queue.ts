@@ -79,6 +79,10 @@ export class JobQueue {
     this.wake();
   }
 
+  get isClosed(): boolean {
+    return this.closed;
+  }
+
   get left(): number {
     return this.jobs.reduce((sum, job) => sum + job.tasks.length, 0);
   }

@@ -1,6 +1,7 @@
 // What a run is given, what it tells while it runs, and what it ends with.
 import type { EngineInfo, EngineOptions, Sampling } from "../engine/protocol.ts";
 import type { ProcessOptions } from "./engine-process.ts";
+import type { Job, JobQueue } from "./queue.ts";
 import type { Row, Task } from "./rows.ts";
 import type { Steering } from "./steering.ts";
 
@@ -42,6 +43,8 @@ export interface RunControl {
   graceMs?: number;
   /** pause, skip, measure anew */
   steering?: Steering;
+  /** hands the jobs out; default: all of them here */
+  queue?(jobs: Job[]): JobQueue;
 }
 
 export interface RunOutcome {

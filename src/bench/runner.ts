@@ -16,7 +16,7 @@ import {
   timingRow,
 } from "./rows.ts";
 import type { RunControl, RunEvent, RunOutcome, RunPlan } from "./run-contract.ts";
-import type { RunDirectory } from "./rundir.ts";
+import type { RowStore } from "./rundir.ts";
 import type { Replan } from "./steering.ts";
 import { WeightHolders } from "./weight-holders.ts";
 
@@ -24,7 +24,7 @@ const maxDeathsInARow = 3;
 
 export async function runTasks(
   plan: RunPlan,
-  directory: RunDirectory,
+  directory: RowStore,
   report: (event: RunEvent) => void = () => {},
   control: RunControl = {},
 ): Promise<RunOutcome> {
@@ -52,13 +52,14 @@ class Runner {
 
   constructor(
     private readonly plan: RunPlan,
-    private readonly directory: RunDirectory,
+    private readonly directory: RowStore,
     private readonly report: (event: RunEvent) => void,
     private readonly control: RunControl,
     private due: Task[],
   ) {
     this.holders = new WeightHolders({ ...plan.process, abort: this.dropped.signal });
-    this.queue = new JobQueue(this.jobs(due), control.steering?.holdsOpen);
+    const jobs = this.jobs(due);
+    this.queue = control.queue?.(jobs) ?? new JobQueue(jobs, control.steering?.holdsOpen);
     control.steering?.listen((change) => this.replan(change));
     this.done = plan.tasks.length - due.length;
   }
@@ -215,6 +216,10 @@ class Runner {
     if ((this.deaths.get(first.method.label) ?? 0) >= maxDeathsInARow) {
       const text = `not run: ${first.method.label} ended the engine process at ${maxDeathsInARow} samples in a row`;
       return this.fail(job, "error", text, context);
+    }
+    if (job.attempts > 1) {
+      const text = `not run: ${job.attempts} processes of the run ended while they ran it`;
+      return this.fail(job, "error", text, { ...context, attempts: job.attempts });
     }
     let completions: Completion[];
     try {

@@ -1,8 +1,8 @@
 // Kept tokens of a few samples: which positions each layer and KV head holds after the prompt, and the prompt's tokens as text.
 import { join } from "node:path";
 import { type KeptRow, readKept } from "../bench/kept-rows.ts";
+import { keptFile } from "../bench/row-files.ts";
 import { identity, type Row } from "../bench/rows.ts";
-import { keptFile } from "../bench/rundir.ts";
 import { positionsOf } from "../engine/kept.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { KvaError } from "../native/error.ts";

@@ -1,6 +1,6 @@
 // The tables behind the charts: every figure as text and as value.
 import { formatDuration, formatShare } from "../bench/format.ts";
-import { samplesFile } from "../bench/rundir.ts";
+import { samplesFile } from "../bench/row-files.ts";
 import { blank, type Cell, type Column, type TableData, text } from "../bench/table.ts";
 import { depthText } from "./depth-chart.ts";
 import type { DepthCell } from "./depths.ts";

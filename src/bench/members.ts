@@ -1,0 +1,56 @@
+// Facts about the writers of a run with several: which task on which machine, its engines and devices.
+import { readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import * as v from "valibot";
+import { claimsFolder } from "./claims.ts";
+import { partFolders, partsFolder } from "./parts.ts";
+import { heartbeatMs, isEnded, markEnded, Watch } from "./pulse.ts";
+import { ifThere, readLines } from "./row-files.ts";
+
+/** in a writer's part, one line */
+export const memberFile = "member.json";
+
+const memberSchema = v.looseObject({
+  task: v.string(),
+  start: v.number(),
+  host: v.string(),
+  pid: v.number(),
+  engines: v.optional(v.array(v.looseObject({ device: v.string() }))),
+  devices: v.optional(v.array(v.looseObject({ deviceName: v.string() }))),
+  wall_ms: v.optional(v.number()),
+});
+export type Member = v.InferOutput<typeof memberSchema>;
+
+function readMember(part: string): Member | undefined {
+  const result = v.safeParse(memberSchema, readLines(join(part, memberFile))[0]?.value);
+  return result.success ? result.output : undefined;
+}
+
+/** The writers of a start, merged or not, by task. */
+export function readMembers(path: string, start: number): Member[] {
+  const folders = ifThere(() => readdirSync(join(path, partsFolder)), []);
+  const members = folders.flatMap((name) => readMember(join(path, partsFolder, name)) ?? []);
+  return members
+    .filter((member) => member.start === start)
+    .toSorted((a, b) => a.task.localeCompare(b.task, "en", { numeric: true }));
+}
+
+/** The writers that still show signs of life; those that do not for two heartbeats are from now on known to have ended. */
+export async function livingWriters(path: string): Promise<Member[]> {
+  const open = partFolders(path).filter((part) => !isEnded(part));
+  if (open.length === 0) return [];
+  const watch = new Watch();
+  const changed = (part: string) => watch.look(part).changedAt !== undefined;
+  for (const part of open) watch.look(part);
+  const until = performance.now() + 2.5 * heartbeatMs;
+  while (performance.now() < until && !open.some(changed)) await Bun.sleep(heartbeatMs / 10);
+  const living = open.filter((part) => !isEnded(part) && changed(part));
+  if (living.length === 0) open.forEach(markEnded);
+  return living.flatMap((part) => readMember(part) ?? []);
+}
+
+/** For a start whose writers are known to be gone: their parts need no more watching, its claims are of no use. */
+export function endWriters(path: string, start: number): void {
+  for (const part of partFolders(path)) if (!isEnded(part)) markEnded(part);
+  rmSync(claimsFolder(path, start), { recursive: true, force: true });
+}
