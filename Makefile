@@ -137,6 +137,11 @@ test: packages libraries
 test-kills: packages
 	KILLS=200 $(BUN) test test/bench/runner.test.ts test/bench/joined.test.ts -t kill
 
+## make test-slurm  accel launch slurm on a Slurm cluster of this machine (slurmctld, slurmd, munge: docs/slurm.md)
+.PHONY: test-slurm
+test-slurm: packages cpu
+	$(BUN) test --timeout 120000 ./test/slurm/slurm.ts
+
 ## make check   types, lint, format
 .PHONY: check
 check: packages

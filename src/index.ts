@@ -1,7 +1,8 @@
 // The scripted way in: the runs of `accel run`, from `bun test` or any script.
 
 import type { RunControl } from "./bench/run-contract.ts";
-import { execute, type RunReport, type Watcher } from "./cli/execute.ts";
+import { execute, type Watcher } from "./cli/execute.ts";
+import type { RunReport } from "./cli/run-report.ts";
 import { type RunFlags, readSettings } from "./cli/settings.ts";
 
 export { expectWithin, type Tolerance } from "./bench/baseline.ts";

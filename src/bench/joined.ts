@@ -21,6 +21,8 @@ export interface JoinOptions {
   start: number;
   /** a name for people: `4711_3` */
   task: string;
+  /** the machine, as the user knows it */
+  host?: string;
   /** silence after which a writer counts as gone */
   takeoverMs: number;
   heartbeatMs?: number;
@@ -32,6 +34,7 @@ export class JoinedRun implements RowStore {
   readonly rows: Map<string, Row>;
   readonly run: number;
   private readonly part: string;
+  private readonly host: string;
   private readonly lines: Appender;
   private readonly heart: Heart;
   private readonly member: Record<string, unknown>;
@@ -51,9 +54,10 @@ export class JoinedRun implements RowStore {
     );
     this.part = `${task.replaceAll(/[^\w-]+/g, "_")}-${randomBytes(3).toString("hex")}`;
     const folder = join(path, partsFolder, this.part);
-    this.heart = new Heart(folder, options.heartbeatMs ?? heartbeatMs);
+    this.heart = new Heart(folder, options.heartbeatMs ?? Math.min(heartbeatMs, options.takeoverMs / 4));
     this.lines = new Appender(folder);
-    this.member = { task, start, host: hostname(), pid: process.pid };
+    this.host = options.host ?? hostname();
+    this.member = { task, start, host: this.host, machine: hostname(), pid: process.pid };
     this.say({});
   }
 
@@ -65,8 +69,8 @@ export class JoinedRun implements RowStore {
 
   /** For the runner: jobs are claimed before they run. */
   makeQueue(jobs: Job[]): ClaimedQueue {
-    const { path, part, run, options } = this;
-    const me = { part, host: hostname(), pid: process.pid, task: options.task };
+    const { path, part, run, host, options } = this;
+    const me = { part, host, pid: process.pid, task: options.task };
     this.queue = new ClaimedQueue(jobs, {
       claims: new Claims(path, run, me),
       path,

@@ -23,6 +23,14 @@ export function takeLock(directory: string): () => void {
   throw new KvaError("io", `the lock file ${path} keeps changing: other runs are starting in ${directory} too`);
 }
 
+/** For a lock of another machine whose process is known to be gone. */
+export function removeLockOf(directory: string, isGone: (owner: Pick<Owner, "host" | "pid">) => boolean): void {
+  const path = join(directory, "lock");
+  const held = content(path);
+  const owner = held === undefined ? undefined : parse(held);
+  if (held !== undefined && owner !== undefined && isGone(owner)) removeStale(path, held);
+}
+
 function created(path: string, text: string): boolean {
   const draft = `${path}.${process.pid}.${Math.random().toString(36).slice(2)}`;
   writeFileSync(draft, text);

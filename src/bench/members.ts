@@ -3,6 +3,7 @@ import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { claimsFolder } from "./claims.ts";
+import { removeLockOf } from "./lock.ts";
 import { partFolders, partsFolder } from "./parts.ts";
 import { heartbeatMs, isEnded, markEnded, Watch } from "./pulse.ts";
 import { ifThere, readLines } from "./row-files.ts";
@@ -13,7 +14,9 @@ export const memberFile = "member.json";
 const memberSchema = v.looseObject({
   task: v.string(),
   start: v.number(),
+  /** as the user knows it, and as the machine calls itself */
   host: v.string(),
+  machine: v.string(),
   pid: v.number(),
   engines: v.optional(v.array(v.looseObject({ device: v.string() }))),
   devices: v.optional(v.array(v.looseObject({ deviceName: v.string() }))),
@@ -26,13 +29,19 @@ function readMember(part: string): Member | undefined {
   return result.success ? result.output : undefined;
 }
 
-/** The writers of a start, merged or not, by task. */
+/** The folders of a start's writers, merged or not. */
+export function partsOfStart(path: string, start: number): { folder: string; member: Member }[] {
+  return ifThere(() => readdirSync(join(path, partsFolder)), []).flatMap((name) => {
+    const folder = join(path, partsFolder, name);
+    const member = readMember(folder);
+    return member?.start === start ? [{ folder, member }] : [];
+  });
+}
+
+/** The writers of a start, by task. */
 export function readMembers(path: string, start: number): Member[] {
-  const folders = ifThere(() => readdirSync(join(path, partsFolder)), []);
-  const members = folders.flatMap((name) => readMember(join(path, partsFolder, name)) ?? []);
-  return members
-    .filter((member) => member.start === start)
-    .toSorted((a, b) => a.task.localeCompare(b.task, "en", { numeric: true }));
+  const members = partsOfStart(path, start).map(({ member }) => member);
+  return members.toSorted((a, b) => a.task.localeCompare(b.task, "en", { numeric: true }));
 }
 
 /** The writers that still show signs of life; those that do not for two heartbeats are from now on known to have ended. */
@@ -49,8 +58,10 @@ export async function livingWriters(path: string): Promise<Member[]> {
   return living.flatMap((part) => readMember(part) ?? []);
 }
 
-/** For a start whose writers are known to be gone: their parts need no more watching, its claims are of no use. */
+/** For a start whose writers are known to be gone: their parts need no more watching, its claims and their lock are of no use. */
 export function endWriters(path: string, start: number): void {
+  const gone = readMembers(path, start);
+  removeLockOf(path, ({ host, pid }) => gone.some((member) => member.machine === host && member.pid === pid));
   for (const part of partFolders(path)) if (!isEnded(part)) markEnded(part);
   rmSync(claimsFolder(path, start), { recursive: true, force: true });
 }

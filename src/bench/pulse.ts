@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { KvaError, reason } from "../native/error.ts";
 import { ifThere } from "./row-files.ts";
 
-/** how often a writer changes its file */
+/** how often a writer changes its file, at least */
 export const heartbeatMs = 5000;
 const fileName = "heartbeat";
 const ended = "ended";

@@ -64,6 +64,11 @@ export function readArguments(argv: readonly string[]): Arguments {
     }
     const equals = word.indexOf("=");
     const written = equals < 0 ? word : word.slice(0, equals);
+    if (written === "--sbatch" && equals < 0 && at + 1 < argv.length) {
+      at += 1; // its value is another program's flags
+      result.argv.push(`--sbatch=${argv[at]!}`);
+      continue;
+    }
     const value = equals < 0 ? undefined : word.slice(equals + 1);
     const flag = `--${written.slice(2).replaceAll("-", "_")}`;
     const answer = foreign[flag];

@@ -24,6 +24,7 @@ export function makeProgram(): Command {
     .addHelpText("after", "\nWithout a command: a wizard; with flags alone: accel run. More: accel COMMAND --help");
   for (const add of [
     addRun,
+    addLaunch,
     addBench,
     addGenerate,
     addScore,
@@ -77,11 +78,27 @@ function fullName(command: Command): string {
 }
 
 function addRun(program: Command): Command {
-  const run = program
-    .command("run")
-    .description("accuracy and timing matrix: methods x lengths x tasks")
-    .option("--cfg_path <file>", "benchmark file (YAML or JSON), or the name of one in benchmarks/; default quick");
-  return formatOption(samplingOptions(methodOptions(engineOptions(run))), ["table", "md", "json", "jsonl", "csv"])
+  const run = runOptions(program.command("run").description("accuracy and timing matrix: methods x lengths x tasks"));
+  return run
+    .option("--watch", "does not end: a saved plugin file is loaded again, and its cells are measured anew")
+    .option("--join <start>", "with others on this start of the run directory; accel launch begins one", natural)
+    .addOption(takeoverOption())
+    .action(async (flags) => (await import("./run.ts")).run(flags));
+}
+
+const takeoverOption = () =>
+  new Option(
+    "--takeover <seconds>",
+    "silence after which the samples of another task of the run are taken over (120)",
+  ).argParser(natural);
+
+/** What says which run it is; `accel launch` takes the same. */
+function runOptions(command: Command): Command {
+  command.option(
+    "--cfg_path <file>",
+    "benchmark file (YAML or JSON), or the name of one in benchmarks/; default quick",
+  );
+  return formatOption(samplingOptions(methodOptions(engineOptions(command))), ["table", "md", "json", "jsonl", "csv"])
     .option(
       "--shape <name>",
       "a model by shape, with random weights (times mean something, scores do not): llama-3.1-8b",
@@ -115,9 +132,35 @@ function addRun(program: Command): Command {
     .option("--fresh", "measure anew; earlier rows stay in their files, unused")
     .option("--log_samples", "rows also carry the prompt")
     .option("--log_kept", "kept_*.jsonl: the positions that each layer and KV head keeps of every sample")
-    .option("--no_baseline", "without Full")
-    .option("--watch", "does not end: a saved plugin file is loaded again, and its cells are measured anew")
-    .action(async (flags) => (await import("./run.ts")).run(flags));
+    .option("--no_baseline", "without Full");
+}
+
+function addLaunch(program: Command): Command {
+  const launch = program.command("launch").description("a run on the nodes of a cluster");
+  runOptions(
+    launch
+      .command("slurm")
+      .description("a run as a Slurm job array: writes its batch script, submits it, follows it, prints its tables"),
+  )
+    .option(
+      "--copies <n>",
+      "model copies, an array task each; default: what --device and --gp_num make, else 1",
+      natural,
+    )
+    .option("--nodes <n>", "instead: whole nodes, a task each, with as many copies as its GPUs hold", natural)
+    .option("--partition <name>", "Slurm's, as the next ones")
+    .option("--time <limit>", "of each task: 4:00:00")
+    .option("--account <name>", "who is charged")
+    .option("--qos <name>", "quality of service")
+    .option("--gres <list>", "of each task; default: gpu:N for the N GPUs of a model copy")
+    .option("--cpus_per_task <n>", "default: one for each model copy of the task, and one", natural)
+    .option("--mem <size>", "of each task's node: 64G")
+    .option("--sbatch <options>", "more options of sbatch: '--constraint=a100 --mail-type=END'")
+    .addOption(takeoverOption())
+    .option("--detach", "submits and ends: the job's number is on stdout")
+    .option("--follow <dir>", "the job that was launched into this run directory, to its end")
+    .action(async (flags) => (await import("./launch.ts")).launchSlurm(flags));
+  return launch;
 }
 
 function addBench(program: Command): Command {

@@ -2,13 +2,14 @@
 import { type Live, makeLive } from "../bench/live.ts";
 import { identity } from "../bench/rows.ts";
 import { cellName, Steering } from "../bench/steering.ts";
-import { accuracyTable, costTable } from "../bench/tables.ts";
-import { execute, type RunReport } from "./execute.ts";
-import { Interrupted, type Interrupts, listenForInterrupts } from "./interrupt.ts";
+import { execute } from "./execute.ts";
+import { type Interrupts, listenForInterrupts } from "./interrupt.ts";
 import { type Keys, listenForKeys } from "./keys.ts";
 import { colourOn, renderTables, tell } from "./output.ts";
 import { prepareRun } from "./plan.ts";
 import { preflightTable, refusalText } from "./preflight.ts";
+import { finish, print } from "./present.ts";
+import type { RunReport } from "./run-report.ts";
 import { type RunFlags, readSettings, type Settings } from "./settings.ts";
 import { watchPlugins } from "./watch.ts";
 import { rememberSpeed, speedKey } from "./wizard-memory.ts";
@@ -16,6 +17,7 @@ import { rememberSpeed, speedKey } from "./wizard-memory.ts";
 export async function run(flags: RunFlags): Promise<void> {
   const settings = readSettings(flags);
   if (flags.dry_run) return dryRun(settings);
+  if (flags.join !== undefined) return (await import("./join.ts")).joinRun(settings, flags.join, flags.takeover);
   const watching = flags.watch === true;
   const steering = new Steering(watching);
   let say = (text: string) => tell(text);
@@ -103,25 +105,4 @@ function noteSpeed({ cells, outcome, dtype }: RunReport, { config }: Settings): 
   if (device === undefined || tokens === 0 || config.model_path === undefined) return;
   const key = speedKey(config.model_path, device.backend, dtype);
   rememberSpeed(key, ms / tokens);
-}
-
-function print(report: RunReport, { output }: Settings): void {
-  if (output === "json") return void process.stdout.write(`${JSON.stringify(report.results, null, 2)}\n`);
-  const tables = [accuracyTable(report.cells, report.context), costTable(report.cells, report.context)];
-  process.stdout.write(renderTables(tables, output));
-}
-
-function finish({ path, failed, outcome }: RunReport, watching: boolean): void {
-  if (outcome.interrupted && !(watching && outcome.missing === 0)) {
-    tell(`Interrupted: ${outcome.missing} measurements are left. The same command goes on (${path}).`);
-    throw new Interrupted();
-  }
-  if (failed > 0)
-    tell(`${failed} measurements failed: their rows in ${path} say why; the same command tries them again.`);
-  if (outcome.missing > 0) {
-    tell(`${outcome.missing} measurements were not made: ${outcome.failures.join("; ")}. The same command goes on.`);
-  }
-  if (outcome.skipped > 0) tell(`${outcome.skipped} measurements were skipped; the same command runs them.`);
-  if (failed > 0 || outcome.missing > 0) process.exitCode = 1;
-  tell(`Report, rows, times, manifest and results.json: ${path}`);
 }

@@ -39,6 +39,9 @@ export interface RunFlags extends EngineFlags, MethodFlags, SamplingFlags {
   log_kept?: boolean;
   no_baseline?: boolean;
   watch?: boolean;
+  /** the start of a run directory that others write to, too; seconds of silence after which one of them counts as gone */
+  join?: number;
+  takeover?: number;
   output?: TableFormat;
 }
 
@@ -75,7 +78,7 @@ export function benchmarkNames(): string[] {
     .map((file) => basename(file, ".yaml"));
 }
 
-const ownKeys = new Set(["cfg_path", "set", "batch_size", "output", "verbose", "watch", "dry_run"]);
+const ownKeys = new Set(["cfg_path", "set", "batch_size", "output", "verbose", "watch", "dry_run", "join", "takeover"]);
 
 export function readSettings(flags: RunFlags): Settings {
   if (flags.resume && flags.fresh) throw new KvaError("usage", "--resume and --fresh exclude each other");

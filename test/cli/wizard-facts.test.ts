@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readBenchmarkConfig } from "../../src/bench/config.ts";
 import type { DeviceEntry } from "../../src/cli/devices.ts";
-import { effectiveConfig } from "../../src/cli/execute.ts";
+import { effectiveConfig } from "../../src/cli/effective-config.ts";
 import { readSettings } from "../../src/cli/settings.ts";
 import { setupNameProblem, setupNames, setupPath, writeSetup } from "../../src/cli/setups.ts";
 import { memoryLines, memoryNeeds, timeLine, type Wanted } from "../../src/cli/wizard-estimate.ts";
