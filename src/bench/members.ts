@@ -45,9 +45,10 @@ export function readMembers(path: string, start: number): Member[] {
 }
 
 /** The writers that still show signs of life; those that do not for two heartbeats are from now on known to have ended. */
-export async function livingWriters(path: string): Promise<Member[]> {
+export async function livingWriters(path: string, say: (text: string) => void = () => {}): Promise<Member[]> {
   const open = partFolders(path).filter((part) => !isEnded(part));
   if (open.length === 0) return [];
+  say(`${path}: looking whether a task of an earlier launch still writes there (${(2.5 * heartbeatMs) / 1000} s)`);
   const watch = new Watch();
   const changed = (part: string) => watch.look(part).changedAt !== undefined;
   for (const part of open) watch.look(part);

@@ -22,7 +22,7 @@ export interface Watcher {
 export async function execute(settings: Settings, watcher: Watcher = {}, control: RunControl = {}): Promise<RunReport> {
   const run = await prepareRun(settings, watcher.say ?? (() => {}));
   const path = runPath(settings, run);
-  await refuseOtherWriters(path);
+  await refuseOtherWriters(path, watcher.say);
   const directory = RunDirectory.open(path, { fresh: settings.config.fresh === true });
   try {
     const measured = { settings, run, directory };
@@ -59,8 +59,8 @@ export function runPath({ name, config }: Settings, { modelName }: PreparedRun):
   return config.output_path ?? join("results", `${modelName}_${name}${tag}`);
 }
 
-export async function refuseOtherWriters(path: string): Promise<void> {
-  const [first] = await livingWriters(path);
+export async function refuseOtherWriters(path: string, say?: (text: string) => void): Promise<void> {
+  const [first] = await livingWriters(path, say);
   if (first === undefined) return;
   const who = `task ${first.task} on ${first.host} (process ${first.pid})`;
   throw new KvaError("io", `${who} is writing to ${path}: wait for it, or choose another --output_path`);

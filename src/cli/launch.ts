@@ -97,7 +97,7 @@ async function again(directory: string, flags: RunFlags): Promise<void> {
 /** Two jobs on one directory would both run what is left. */
 async function refuseEarlier(path: string): Promise<void> {
   const launch = readLaunch(path);
-  if (launch?.job === undefined) return refuseOtherWriters(path);
+  if (launch?.job === undefined) return refuseOtherWriters(path, tell);
   const tasks = await queued(launch.job);
   if (tasks === undefined)
     throw new KvaError("io", `squeue does not answer, and job ${launch.job.id} of ${path} may still run`);

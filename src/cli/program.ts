@@ -24,10 +24,10 @@ export function makeProgram(): Command {
     .addHelpText("after", "\nWithout a command: a wizard; with flags alone: accel run. More: accel COMMAND --help");
   for (const add of [
     addRun,
-    addLaunch,
     addBench,
     addGenerate,
     addScore,
+    addLaunch,
     addMethods,
     addPlugin,
     addDevices,

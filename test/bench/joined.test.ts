@@ -124,6 +124,7 @@ test("a writer that slept through its takeover drops its row; had it come just b
   expect(readRows(path)).toEqual([row]);
   mergeParts(path);
   expect(readSamples(path)).toEqual([row]);
+  await sleeper.close();
 });
 
 test("of all who claim a job one gets it, and a claim that was never written is taken over like any other", async () => {

@@ -29,7 +29,7 @@ export async function startCluster(hidden: string): Promise<Cluster> {
   for (const name of ["state", "node1", "node2", "node3"]) mkdirSync(at(name));
   writeFileSync(at("key"), crypto.getRandomValues(new Uint8Array(128)), { mode: 0o600 });
   chmodSync(folder, 0o711); // munged wants its socket where all may reach it, and nobody else may write
-  const port = 20_000 + (process.pid % 10_000) * 4;
+  const port = 20_000 + (process.pid % 3000) * 4;
   const user = (await Bun.$`id -un`.text()).trim();
   writeFileSync(
     at("slurm.conf"),
