@@ -30,10 +30,16 @@ export default definePlugin({
       default: false,
       about: "rows of the prompt merge, too, oldest first, by the attention they got from the prompt",
     }),
+    compat: param.choice({
+      choices: ["none", "helm"],
+      default: "none",
+      about: "helm: the authors' generation code: by the newest token's attention, against all later rows, a row before its time",
+    }),
     seed: param.int({ default: 42, min: 0, max: 2 ** 32 - 1, about: "of the draws" }),
   },
 
-  check({ capacity, startRatio, recentRatio }) {
+  check({ capacity, startRatio, recentRatio, mergePrompt, compat }) {
+    if (compat === "helm" && mergePrompt) return "compat: helm needs mergePrompt: false: it drops the middle of the prompt unmerged";
     if (capacity === 1) return "capacity must be 0 or at least 2: one row for each half";
     if (capacity === 0 && startRatio + recentRatio >= 1) {
       return `startRatio and recentRatio must be below 1 together: they are ${startRatio} and ${recentRatio}`;
@@ -47,12 +53,13 @@ export default definePlugin({
   },
 
   expectedRows(values, promptTokens) {
-    const { sinks, recent } = split(values, promptTokens);
-    return Math.min(promptTokens, sinks + recent);
+    const { sinks, held } = split(values, promptTokens);
+    return Math.min(promptTokens, sinks + held);
   },
 
   create(values) {
-    const { mergeCount, decision, attention, seed, mergePrompt } = values;
+    const { mergeCount, decision, attention, seed, mergePrompt, compat } = values;
+    const helm = compat === "helm";
     return {
       needs: { sideArrays: ["mass"], decodeProbs: true, lse: mergePrompt },
 
@@ -63,29 +70,41 @@ export default definePlugin({
       }),
 
       prefill(layer) {
-        const { sinks, recent } = split(values, layer.promptTokens);
-        if (layer.length <= sinks + recent) return; // a short prompt loses nothing
-        if (mergePrompt) {
-          layer.mergeOldest("mass", sinks + recent, { sinks, targets: mergeCount, decision, seed });
-        }
-        layer.keep(null, { first: sinks, last: recent });
+        const { sinks, held } = split(values, layer.promptTokens);
+        if (layer.length <= sinks + held) return; // a short prompt loses nothing
+        if (mergePrompt) layer.mergeOldest("mass", sinks + held, { sinks, targets: mergeCount, decision, seed });
+        layer.keep(null, { first: sinks, last: held });
       },
 
       decode(layer) {
-        const { sinks, recent } = split(values, layer.promptTokens);
-        layer.accumulateProbs("mass", { decay: attention === "current" ? 0 : 1 });
-        layer.mergeOldest("mass", sinks + recent, { sinks, targets: mergeCount, decision, seed });
+        const { sinks, recent, held } = split(values, layer.promptTokens);
+        layer.accumulateProbs("mass", { decay: helm || attention === "current" ? 0 : 1 });
+        if (!helm) {
+          layer.mergeOldest("mass", sinks + held, { sinks, targets: mergeCount, decision, seed });
+          return;
+        }
+        // The row after the one that leaves the window now: it goes with the next token, which still sees it.
+        if (recent > 2) {
+          layer.mergeRecent("mass", sinks + held, { recent: recent - 2, targets: mergeCount, decision, seed });
+        }
+        layer.keepAtMost(sinks + held, { sinks });
       },
     };
   },
 });
 
-/** First and recent rows for a prompt; at least one recent row. */
-function split(
-  { capacity, startRatio, recentRatio }: { capacity: number; startRatio: number; recentRatio: number },
-  promptTokens: number,
-): { sinks: number; recent: number } {
-  if (capacity > 0) return { sinks: Math.floor(capacity / 2), recent: capacity - Math.floor(capacity / 2) };
+interface Shares {
+  capacity: number;
+  startRatio: number;
+  recentRatio: number;
+  compat: "none" | "helm";
+}
+
+/** First and recent rows for a prompt, and how many recent ones are held between tokens: the authors count the newest token among them. */
+function split({ capacity, startRatio, recentRatio, compat }: Shares, promptTokens: number) {
   const share = (ratio: number) => Math.floor(promptTokens * ratio + 1e-9);
-  return { sinks: share(startRatio), recent: Math.max(share(recentRatio), 1) };
+  const sinks = capacity > 0 ? Math.floor(capacity / 2) : share(startRatio);
+  const newest = compat === "helm" ? 1 : 0;
+  const recent = Math.max(capacity > 0 ? capacity - sinks : share(recentRatio), 1 + newest);
+  return { sinks, recent, held: recent - newest };
 }

@@ -10,6 +10,11 @@ export default definePlugin({
   params: {
     budget: param.budget({ default: 1024 }),
     recent: param.int({ default: -1, min: -1, about: "newest rows that always stay; -1: all but floor(capacity / 2)" }),
+    positions: param.choice({
+      choices: ["original", "cache"],
+      default: "original",
+      about: "distances as in the text, or as inside the cache (the authors' streaming form; unrotated keys are kept, too)",
+    }),
     decay: param.number({ default: 1, min: 0, max: 1, about: "factor on a row's sum before a new token adds to it" }),
     rolling: param.flag({ default: true, about: "go on dropping the lightest row while decoding" }),
     perQuery: param.flag({
@@ -29,21 +34,24 @@ export default definePlugin({
     }
   },
 
-  // Rows inside a group of codes, or beside keys of fewer channels, cannot go one by one.
+  // Rows inside a group of codes, or beside keys of fewer channels, cannot go one by one, nor can their keys be turned.
   beside(others) {
-    return others.includes("channels") || others.includes("quantization") ? { rolling: false } : undefined;
+    return others.includes("channels") || others.includes("quantization") 
+      ? { positions: "original", rolling: false }
+      : undefined;
   },
 
   expectedRows: ({ budget }, promptTokens) => Math.min(promptTokens, Math.max(budget.rows(promptTokens), 1)),
 
-  create({ budget, recent, decay, rolling, perQuery }) {
+  create({ budget, recent, positions, decay, rolling, perQuery }) {
+    const slots = positions === "cache";
     const split = (promptTokens: number) => {
       const rows = Math.max(budget.rows(promptTokens), 1);
       const newest = recent < 0 ? rows - Math.floor(rows / 2) : Math.min(recent, rows);
       return { rows, newest, heavy: rows - newest };
     };
     return {
-      needs: { sideArrays: ["mass"], lse: true, decodeProbs: rolling },
+      needs: { sideArrays: ["mass"], lse: true, decodeProbs: rolling, ...(slots && { unrotatedKeys: "all" }) },
 
       chunk(layer, ops) {
         layer.addSide("mass", ops.columnSums());
@@ -56,6 +64,7 @@ export default definePlugin({
         const mass = perQuery ? ops.divideRamp(sums, layer.length, -1) : sums; // row j was seen by length - j tokens
         const candidates = ops.slice(mass, 0, layer.length - newest);
         layer.keep(heavy > 0 ? ops.topk(candidates, heavy) : null, { last: newest });
+        if (slots) layer.rotateSlots();
       },
 
       decode(layer) {
@@ -63,6 +72,7 @@ export default definePlugin({
         const { rows, newest } = split(layer.promptTokens);
         layer.accumulateProbs("mass", { factor: layer.groupSize, decay }); // probabilities come as the group's mean
         layer.dropLowest("mass", rows, { recent: newest });
+        if (slots) layer.rotateSlots();
       },
     };
   },

@@ -90,19 +90,35 @@ int32_t kva_kv_accumulate(kva_batch* batch, int32_t first_sequence, int32_t sequ
   });
 }
 
+// Frequencies for sequences of the batch.
+static Tensor& get_frequencies(kva_tensor* inv_freq, const Batch& b, int32_t interleaved) {
+  Tensor& f = get(inv_freq, "inv_freq");
+  require_context(f, "inv_freq", b.context);
+  require_type(f, "inv_freq", KVA_F32);
+  require(f.rows == 1 || f.rows == b.sequences(), "inv_freq has %d rows, it must have 1 or one of each of %d sequences", f.rows, b.sequences());
+  require(2 * int64_t(f.columns) <= b.shape().head_dim, "inv_freq has %d columns, at most half of headDim %d can be", f.columns, b.shape().head_dim);
+  require(interleaved == 0 || interleaved == 1, "interleaved is %d, it must be 0 or 1", interleaved);
+  return f;
+}
+
 int32_t kva_kv_rotate_sinks(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t sinks, kva_tensor* inv_freq,
                             int32_t interleaved, float mscale) {
   return run("kv_rotate_sinks", [&]() -> Context& {
     Batch& b = get_droppable(batch, first_sequence, sequences, layer);
-    Tensor& f = get(inv_freq, "inv_freq");
-    require_context(f, "inv_freq", b.context);
-    require_type(f, "inv_freq", KVA_F32);
-    require(f.rows == 1 || f.rows == b.sequences(), "inv_freq has %d rows, it must have 1 or one of each of %d sequences", f.rows, b.sequences());
-    require(2 * int64_t(f.columns) <= b.shape().head_dim, "inv_freq has %d columns, at most half of headDim %d can be", f.columns,
-            b.shape().head_dim);
+    Tensor& f = get_frequencies(inv_freq, b, interleaved);
     require(sinks >= 0 && sinks <= b.shape().unrotated_rows, "sinks is %d, the cache keeps %d unrotated keys", sinks, b.shape().unrotated_rows);
-    require(interleaved == 0 || interleaved == 1, "interleaved is %d, it must be 0 or 1", interleaved);
     rotate_sinks(b.context, b, first_sequence, sequences, layer, sinks, f, interleaved == 1, mscale);
+    return b.context;
+  });
+}
+
+int32_t kva_kv_rotate_slots(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* inv_freq, int32_t interleaved,
+                            float mscale) {
+  return run("kv_rotate_slots", [&]() -> Context& {
+    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Tensor& f = get_frequencies(inv_freq, b, interleaved);
+    require(b.shape().unrotates_every_row(), "the cache keeps %d unrotated keys, it must keep those of every row", b.shape().unrotated_rows);
+    rotate_slots(b.context, b, first_sequence, sequences, layer, f, interleaved == 1, mscale);
     return b.context;
   });
 }

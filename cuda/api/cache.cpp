@@ -16,7 +16,7 @@ static int32_t create(const char* op, kva_context* context, int32_t layers, int3
     require(head_dim >= 1 && head_dim <= most_head_dim, "headDim is %d, it must be from 1 to %d", head_dim, most_head_dim);
     require(is_float(dtype), "dtype %d is not one of 0 (f32), 1 (f16), 2 (bf16)", dtype);
     require(side_arrays >= 0 && side_arrays <= max_side_arrays, "side_arrays is %d, it must be from 0 to %d", side_arrays, max_side_arrays);
-    require(unrotated_rows >= 0, "unrotated_rows is %d, it must be at least 0", unrotated_rows);
+    require(unrotated_rows >= KVA_EVERY_ROW, "unrotated_rows is %d, it must be at least 0, or -1 for every row", unrotated_rows);
     require(first_layer >= 0 && held_layers >= 1 && int64_t(first_layer) + held_layers <= layers, "layers [%d, %lld) must be some of the %d", first_layer,
             (long long)first_layer + held_layers, layers);
     *out = reinterpret_cast<kva_kv*>(

@@ -14,13 +14,13 @@ int64_t align(int64_t bytes) { return (bytes + 127) / 128 * 128; }
 
 // Bytes of a head's parts, side arrays for each.
 struct Parts {
-  int64_t k, v, row, packed_k, key_scales, packed_v, value_scales, channels;
+  int64_t k, v, row, packed_k, key_scales, packed_v, value_scales, channels, unrotated_k;
   int64_t held(const KvShape& shape) const {
-    return k + v + (1 + shape.side_arrays) * row + packed_k + key_scales + packed_v + value_scales + channels;
+    return k + v + (1 + shape.side_arrays) * row + unrotated_k + packed_k + key_scales + packed_v + value_scales + channels;
   }
   int64_t aligned(const KvShape& shape) const {
-    return align(k) + align(v) + (1 + shape.side_arrays) * align(row) + align(packed_k) + align(key_scales) + align(packed_v) +
-           align(value_scales) + align(channels);
+    return align(k) + align(v) + (1 + shape.side_arrays) * align(row) + align(unrotated_k) + align(packed_k) + align(key_scales) +
+           align(packed_v) + align(value_scales) + align(channels);
   }
 };
 
@@ -28,7 +28,8 @@ struct Parts {
 Parts parts_of(const KvShape& shape, const KvHead& head, int64_t rows, int64_t packed_keys, int64_t packed_values, int64_t keys, int64_t values) {
   const KvPacking& packing = head.packing;
   int64_t element = dtype_bytes(shape.dtype), row_bytes = shape.head_dim * element, channels = key_channels(packing, shape.head_dim);
-  Parts parts{keys * row_bytes, values * row_bytes, rows * int64_t(4), 0, 0, 0, 0, packing.channels * int64_t(2)};
+  Parts parts{keys * row_bytes, values * row_bytes, rows * int64_t(4), 0, 0, 0, 0, packing.channels * int64_t(2),
+              shape.unrotates_every_row() ? rows * row_bytes : 0};
   if (packing.key_bits > 0) {
     parts.packed_k = packed_keys * words_of(channels, packing.key_bits) * 4;
     parts.key_scales = packed_keys / packing.group * channels * int64_t(sizeof(Scale));
@@ -59,7 +60,7 @@ Kv::Kv(Context& context, const KvShape& shape, int32_t first_layer, int32_t end_
     : context(context), shape(shape), first_layer(first_layer), end_layer(end_layer), layers_(shape.layers) {
   int64_t count = int64_t(shape.layers) * shape.kv_heads, begin = int64_t(first_layer) * shape.kv_heads, end = int64_t(end_layer) * shape.kv_heads;
   heads.assign(count, KvHead{});
-  int64_t head_bytes = align(int64_t(shape.unrotated_rows) * shape.head_dim * dtype_bytes(shape.dtype));
+  int64_t head_bytes = align(int64_t(std::max(shape.unrotated_rows, 0)) * shape.head_dim * dtype_bytes(shape.dtype));
   try {
     if (shape.unrotated_rows > 0) {
       unrotated_ = {context.allocate(KVA_MEMORY_CACHE, (end - begin) * head_bytes), (end - begin) * head_bytes};
@@ -124,6 +125,7 @@ Kv::Storage Kv::carve(const std::vector<int32_t>& capacity, KvHead* heads) {
   for (int32_t a = 0; a < shape.side_arrays; ++a)
     for (int32_t h = 0; h < shape.kv_heads; ++h) heads[h].side[a] = static_cast<float*>(take(parts[h].row));
   for (int32_t h = 0; h < shape.kv_heads; ++h) {
+    heads[h].unrotated_k = parts[h].unrotated_k > 0 ? take(parts[h].unrotated_k) : nullptr;
     heads[h].packed_k = take(parts[h].packed_k);
     heads[h].key_scales = static_cast<Scale*>(take(parts[h].key_scales));
     heads[h].packed_v = static_cast<uint32_t*>(take(parts[h].packed_v));
@@ -161,6 +163,7 @@ bool Kv::reserve(int32_t l, const std::vector<int32_t>& rows) {
     move(to.v, from.v, used.v);
     move(to.pos, from.pos, used.row);
     for (int32_t a = 0; a < shape.side_arrays; ++a) move(to.side[a], from.side[a], used.row);
+    move(to.unrotated_k, from.unrotated_k, used.unrotated_k);
     move(to.packed_k, from.packed_k, used.packed_k);
     move(to.key_scales, from.key_scales, used.key_scales);
     move(to.packed_v, from.packed_v, used.packed_v);
@@ -173,6 +176,7 @@ bool Kv::reserve(int32_t l, const std::vector<int32_t>& rows) {
 
 void Kv::pack(int32_t l, const KvPacking& packing, const std::vector<int32_t>& packed_keys, const Matrix& channels, int32_t spare) {
   context.require_eager();
+  require(!shape.unrotates_every_row(), "the cache keeps the unrotated keys of every row: its rows cannot be packed");
   std::vector<KvHead> packed(layer(l), layer(l) + shape.kv_heads);
   std::vector<int32_t> capacity(shape.kv_heads);
   for (int32_t h = 0; h < shape.kv_heads; ++h) {

@@ -35,6 +35,7 @@ struct KvHead {
   int32_t* pos;                  // [cap], original positions
   float* side[max_side_arrays];  // [cap] each, where the cache has them
   void* unrotated;               // [unrotated_rows, headDim]: the unrotated key of position p at row p
+  void* unrotated_k;             // [cap, headDim]: the unrotated key of each row, where the cache keeps those of every row; else NULL
   int32_t len;                   // rows held
   int32_t cap;
 
@@ -61,9 +62,11 @@ inline KVA_HOST_DEVICE KvHead* layer_heads(KvSeq* sequence, int32_t layer) {
 }
 
 struct KvShape {
-  int32_t layers, heads, kv_heads, head_dim, dtype, side_arrays, unrotated_rows;
+  int32_t layers, heads, kv_heads, head_dim, dtype, side_arrays;
+  int32_t unrotated_rows;  // KVA_EVERY_ROW: of all rows, by row
   bool operator==(const KvShape&) const = default;
   int32_t group() const { return heads / kv_heads; }
+  bool unrotates_every_row() const { return unrotated_rows == KVA_EVERY_ROW; }
 };
 
 struct Kv {

@@ -8,10 +8,11 @@ namespace kva::device {
 // what moves with a row
 struct RowArrays {
   void *k, *v;
+  void* unrotated_k; // NULL where the cache keeps none by row
   int32_t* pos;
   float* side[max_side_arrays];
   RowArrays() = default;
-  __host__ __device__ explicit RowArrays(const KvHead& head) : k(head.k), v(head.v), pos(head.pos) {
+  __host__ __device__ explicit RowArrays(const KvHead& head) : k(head.k), v(head.v), unrotated_k(head.unrotated_k), pos(head.pos) {
     for (int a = 0; a < max_side_arrays; ++a) side[a] = head.side[a];
   }
 };
@@ -25,6 +26,8 @@ __device__ __forceinline__ void copy_row(const RowArrays& from, int64_t from_row
     const int word = key ? at : at - row_words;
     static_cast<Word*>(key ? to.k : to.v)[to_row * row_words + word] = static_cast<const Word*>(key ? from.k : from.v)[from_row * row_words + word];
   }
+  for (int at = lane; to.unrotated_k != nullptr && at < row_words; at += 32)
+    static_cast<Word*>(to.unrotated_k)[to_row * row_words + at] = static_cast<const Word*>(from.unrotated_k)[from_row * row_words + at];
   if (lane == 0) to.pos[to_row] = from.pos[from_row];
 #pragma unroll
   for (int a = 0; a < max_side_arrays; ++a)

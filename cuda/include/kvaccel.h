@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define KVA_ABI_VERSION ((1 << 16) | 8)
+#define KVA_ABI_VERSION ((1 << 16) | 9)
 
 #if defined(__GNUC__)
 #define KVA_API __attribute__((visibility("default")))
@@ -77,6 +77,9 @@ extern "C" {
 /* kva_pool */
 #define KVA_POOL_MAX 0
 #define KVA_POOL_AVG 1
+
+/* kva_kv_create: unrotated_rows, since 1.9 */
+#define KVA_EVERY_ROW -1
 
 /* kva_kv_merge_oldest: when a row merges, with ratio p: drawn with probability p, where p is 1, always with weight p, always, never */
 #define KVA_MERGE_BERNOULLI 0
@@ -200,7 +203,8 @@ KVA_API int32_t kva_logprobs(kva_tensor* logits, kva_tensor* ids, kva_tensor* ou
 
 /* ---- the cache of one sequence: ragged per layer and KV head ---- */
 /* side_arrays (0..4): f32 values per row that move with it; rows appended start at 0.
- * unrotated_rows: keys of the first so many positions are also kept unrotated (for kva_kv_rotate_sinks). */
+ * unrotated_rows: keys of the first so many positions are also kept unrotated (for kva_kv_rotate_sinks); since 1.9 KVA_EVERY_ROW: those of
+ * every row, which move with it (for kva_kv_rotate_slots) and count as bytes held; rows of such a cache are never packed. */
 KVA_API int32_t kva_kv_create(kva_context* context, int32_t layers, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t dtype,
                               int32_t side_arrays, int32_t unrotated_rows, kva_kv** out);
 KVA_API int32_t kva_kv_destroy(kva_kv* kv);
@@ -467,6 +471,21 @@ KVA_API int32_t kva_shared_open(kva_context* context, const char* name, int32_t 
 KVA_API int32_t kva_shared_tensor(kva_shared* shared, int64_t offset, int32_t dtype, int32_t rows, int32_t columns, kva_tensor** out);
 /* Frees a block that was made here, lets go of one that was opened; KVA_E_BUSY while tensors of it live */
 KVA_API int32_t kva_shared_close(kva_shared* shared);
+
+/* ---- since 1.9: cache positions of every row, and decode rules of authors' code ---- */
+/* Every key := its kept unrotated key rotated to rank + E: rank = rows of its head with a lower position, E = (position counter + 1) - rows held.
+ * Distances, seen from the next query, are then those of slots 0, 1, ... in the cache. The cache must keep the unrotated keys of every row. */
+KVA_API int32_t kva_kv_rotate_slots(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* inv_freq,
+                                    int32_t interleaved, float mscale);
+/* Where a head holds more than `rows` rows and one of them, e, has position t - recent (t: the newest position; recent >= 1): e merges as in
+ * kva_kv_merge_oldest, but p = side[e] / mean of side over all later rows, each target gains M * V[e] / targets however many there are, and e stays. */
+KVA_API int32_t kva_kv_merge_recent(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,
+                                    int32_t recent, int32_t targets, int32_t decision, uint32_t seed);
+/* Where a head holds more than `rows` rows: its rows with position <= t - recent, in order of falling side value (ties: lower position; the one at
+ * t - recent comes last), each get the mean of probs over the `width` rows around them in that order (zeros outside of it). The rows - recent
+ * highest stay, with it as their side value; ties: lower position. The others go, as in kva_kv_keep_at_most. */
+KVA_API int32_t kva_kv_keep_ranked(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* probs, int32_t side,
+                                   int32_t rows, int32_t recent, int32_t width);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,8 @@
-// Rows of the cache: keeping those named by index, dropping one by one, side values, turning the sinks' keys.
+// Rows of the cache: keeping those named by index, dropping one by one, side values, turning the sinks' keys or every key.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "cache_rows.h"
 #include "kernels.h"
@@ -75,6 +77,25 @@ void rotate_sinks(Context& context, Batch& batch, int32_t first_sequence, int32_
       kernels().widen(shape.dtype, static_cast<const char*>(head.unrotated) + head.pos[r] * bytes, key, shape.head_dim);
       Rotation(frequencies, inv_freq.columns, interleaved, head.pos[r] + dropped, mscale).turn(key);
       kernels().narrow(shape.dtype, key, static_cast<char*>(head.k) + r * bytes, shape.head_dim);
+    }
+  });
+}
+
+void rotate_slots(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix inv_freq, bool interleaved,
+                  float mscale) {
+  KvShape shape = batch.shape();
+  int64_t bytes = CacheRows{shape}.key_bytes();
+  each_head(context, batch, first_sequence, sequences, layer, [=](const KvSeq& sequence, KvHead& head, int64_t row) {
+    const float* frequencies = inv_freq.row<float>(inv_freq.rows > 1 ? row / shape.kv_heads : 0);
+    std::vector<int32_t> order(head.len);  // rows by rank
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return head.pos[a] < head.pos[b]; });
+    alignas(64) float key[most_head_dim];
+    for (int32_t rank = 0; rank < head.len; ++rank) {
+      const int64_t at = order[rank] * bytes;
+      kernels().widen(shape.dtype, static_cast<const char*>(head.unrotated_k) + at, key, shape.head_dim);
+      Rotation(frequencies, inv_freq.columns, interleaved, rank + sequence.position + 1 - head.len, mscale).turn(key);
+      kernels().narrow(shape.dtype, key, static_cast<char*>(head.k) + at, shape.head_dim);
     }
   });
 }

@@ -1,7 +1,8 @@
-// The cache's rows: keeping some of them, in order; dropping one a step; adding to side arrays; rotating the sinks; the position counters.
+// The cache's rows: keeping some of them, in order; dropping one a step; adding to side arrays; rotating the sinks or every key; the position counters.
 #include "../core/cuda.h"
 #include "../device/cache_rows.cuh"
 #include "../device/order.cuh"
+#include "../device/reduce.cuh"
 #include "../device/rotation.cuh"
 #include "ops.h"
 
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(kThreads) accumulate_kernel(KvSeq* const* sequ
   *value = __fadd_rn(__fmul_rn(*value, decay), __fmul_rn(factor, prob));
 }
 
-struct SinkArgs {
+struct TurnArgs {
   KvSeq* const* sequences;
   const float* inv_freq;
   int64_t inv_freq_stride; // 0: one row for all
@@ -118,8 +119,22 @@ struct SinkArgs {
   bool interleaved;
 };
 
+// Part i of a key, a pair or behind them a number of its own, from its unrotated form.
 template <class T>
-__global__ void __launch_bounds__(kThreads) rotate_sinks_kernel(const SinkArgs args) {
+__device__ __forceinline__ void turn_part(const TurnArgs& args, const float* inv_freq, const T* from, T* to, int position, int i) {
+  if (i >= args.pairs) {
+    to[i + args.pairs] = from[i + args.pairs];
+    return;
+  }
+  const int a = args.interleaved ? 2 * i : i, b = args.interleaved ? a + 1 : args.pairs + i;
+  const Turn turn = turn_at(position, inv_freq[i], args.mscale);
+  const float x = widen(from[a]), y = widen(from[b]);
+  to[a] = narrow<T>(x * turn.cosine - y * turn.sine);
+  to[b] = narrow<T>(x * turn.sine + y * turn.cosine);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) rotate_sinks_kernel(const TurnArgs args) {
   KvSeq* sequence = args.sequences[blockIdx.y];
   const KvHead* head = layer_heads(sequence, args.layer) + blockIdx.x;
   const int dropped = sequence->position + 1 - head->len, rows = min(args.sinks, head->len), rest = args.head_dim - 2 * args.pairs;
@@ -128,17 +143,37 @@ __global__ void __launch_bounds__(kThreads) rotate_sinks_kernel(const SinkArgs a
     const int row = at / (args.pairs + rest), i = at % (args.pairs + rest), position = head->pos[row];
     if (position >= args.unrotated_rows) continue;
     const T* from = static_cast<const T*>(head->unrotated) + int64_t(position) * args.head_dim;
-    T* to = static_cast<T*>(head->k) + int64_t(row) * args.head_dim;
-    if (i >= args.pairs) {
-      to[i + args.pairs] = from[i + args.pairs];
-      continue;
-    }
-    const int a = args.interleaved ? 2 * i : i, b = args.interleaved ? a + 1 : args.pairs + i;
-    const Turn turn = turn_at(position + dropped, inv_freq[i], args.mscale);
-    const float x = widen(from[a]), y = widen(from[b]);
-    to[a] = narrow<T>(x * turn.cosine - y * turn.sine);
-    to[b] = narrow<T>(x * turn.sine + y * turn.cosine);
+    turn_part(args, inv_freq, from, static_cast<T*>(head->k) + int64_t(row) * args.head_dim, position + dropped, i);
   }
+}
+
+// A warp for each row, of KV head blockIdx.y of sequence blockIdx.z.
+template <class T>
+__global__ void __launch_bounds__(kThreads) rotate_slots_kernel(const TurnArgs args) {
+  KvSeq* sequence = args.sequences[blockIdx.z];
+  const KvHead* head = layer_heads(sequence, args.layer) + blockIdx.y;
+  const int row = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32, length = head->len;
+  if (row >= length) return;
+  int rank = 0;
+  for (int other = lane; other < length; other += 32) rank += head->pos[other] < head->pos[row];
+  rank = warp_sum(rank);
+  const int64_t at = int64_t(row) * args.head_dim;
+  for (int i = lane; i < args.head_dim - args.pairs; i += 32)
+    turn_part(args, args.inv_freq + blockIdx.z * args.inv_freq_stride, static_cast<const T*>(head->unrotated_k) + at, static_cast<T*>(head->k) + at,
+              rank + sequence->position + 1 - length, i);
+}
+
+TurnArgs turn_args(Batch& batch, int32_t first_sequence, int32_t layer, const Matrix& inv_freq, bool interleaved, float mscale) {
+  TurnArgs args = {};
+  args.sequences = batch.table + first_sequence;
+  args.inv_freq = inv_freq.row<float>(inv_freq.rows > 1 ? first_sequence : 0);
+  args.inv_freq_stride = inv_freq.rows > 1 ? inv_freq.stride : 0;
+  args.layer = layer;
+  args.head_dim = batch.shape().head_dim;
+  args.pairs = inv_freq.columns;
+  args.mscale = mscale;
+  args.interleaved = interleaved;
+  return args;
 }
 
 __global__ void advance_kernel(KvSeq* const* sequences, int count) {
@@ -207,19 +242,23 @@ void rotate_sinks(Context& context, Batch& batch, int32_t first_sequence, int32_
                   bool interleaved, float mscale) {
   if (sequences == 0 || sinks == 0) return;
   const KvShape& shape = batch.shape();
-  SinkArgs args = {};
-  args.sequences = batch.table + first_sequence;
-  args.inv_freq = inv_freq.row<float>(inv_freq.rows > 1 ? first_sequence : 0);
-  args.inv_freq_stride = inv_freq.rows > 1 ? inv_freq.stride : 0;
-  args.layer = layer;
+  TurnArgs args = turn_args(batch, first_sequence, layer, inv_freq, interleaved, mscale);
   args.sinks = sinks;
   args.unrotated_rows = shape.unrotated_rows;
-  args.head_dim = shape.head_dim;
-  args.pairs = inv_freq.columns;
-  args.mscale = mscale;
-  args.interleaved = interleaved;
   with_device_type(shape.dtype, [&](auto type) {
     rotate_sinks_kernel<decltype(type)><<<dim3(shape.kv_heads, sequences), kThreads, 0, stream_of(context)>>>(args);
+  });
+  check_launch();
+}
+
+void rotate_slots(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix inv_freq, bool interleaved,
+                  float mscale) {
+  const KvShape& shape = batch.shape();
+  const int blocks = divide_up(batch.splits * split_rows, kWarps);
+  if (sequences == 0 || blocks == 0) return;
+  const TurnArgs args = turn_args(batch, first_sequence, layer, inv_freq, interleaved, mscale);
+  with_device_type(shape.dtype, [&](auto type) {
+    rotate_slots_kernel<decltype(type)><<<dim3(blocks, shape.kv_heads, sequences), kThreads, 0, stream_of(context)>>>(args);
   });
   check_launch();
 }

@@ -19,6 +19,7 @@ struct CacheRows {
     };
     copy(from.k, to.k, key_bytes());
     copy(from.v, to.v, key_bytes());
+    if (from.unrotated_k) copy(from.unrotated_k, to.unrotated_k, key_bytes());
     copy(from.pos, to.pos, 4);
     for (int32_t a = 0; a < shape.side_arrays; ++a) copy(from.side[a], to.side[a], 4);
   }

@@ -1,4 +1,5 @@
-// Eviction and merging while decoding: many rows by side value, one row by pooled probabilities, the oldest row merged into those after it.
+// Eviction and merging while decoding: many rows by side value, one by pooled probabilities, many by those pooled in order of rank; a row's value
+// merged into those after it.
 #include "../core/cuda.h"
 #include "../device/cache_rows.cuh"
 #include "../device/order.cuh"
@@ -18,6 +19,10 @@ struct HeadArgs {
   KvSeq* const* sequences;
   int layer, head_dim, row_words, side_arrays;
 };
+
+HeadArgs head_args(Batch& batch, int32_t first_sequence, int32_t layer, int words) {
+  return {batch.table + first_sequence, layer, batch.shape().head_dim, words, batch.shape().side_arrays};
+}
 
 // The smallest key of a block and its row, in every thread; -1 where no thread has one. May be used again at once.
 struct Smallest {
@@ -129,7 +134,8 @@ __device__ void shift_up(Word* column, int64_t stride, int first, int end, int r
   }
 }
 
-// Grid: slices of a row's words (the last one: positions and side arrays), KV heads, sequences. Order stays.
+// Grid: slices of the words of a row's key, value and, where it is kept, unrotated key (the last slice: positions and side arrays), KV heads,
+// sequences. Order stays.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) shift_rows_kernel(const HeadArgs args, const int* victims) {
   const int victim = victims[blockIdx.z * gridDim.y + blockIdx.y];
@@ -141,14 +147,119 @@ __global__ void __launch_bounds__(kThreads) shift_rows_kernel(const HeadArgs arg
     return;
   }
   const int word = blockIdx.x * kSliceWords + threadIdx.x % kSliceWords;
-  const bool key = word < args.row_words;
-  Word* column = static_cast<Word*>(key ? head->k : head->v) + (key ? word : word - args.row_words);
-  shift_up<kSliceRows>(column, args.row_words, victim, head->len, threadIdx.x / kSliceWords, word < 2 * args.row_words);
+  const int part = word / args.row_words;
+  void* const parts[] = {head->k, head->v, head->unrotated_k};
+  Word* column = static_cast<Word*>(parts[min(part, 2)]) + word % args.row_words;
+  const bool mine = part < 2 || (part == 2 && head->unrotated_k != nullptr);
+  shift_up<kSliceRows>(column, args.row_words, victim, head->len, threadIdx.x / kSliceWords, mine);
+}
+
+struct RankArgs {
+  const float* probs;
+  int64_t probs_stride;
+  int32_t* scratch; // [sequences * kvHeads, columns]
+  int columns, side, rows, recent, width;
+};
+
+// What a block of the kernels below works on: a head that holds more than `rows` rows, those with pos <= newest being candidates.
+struct RankedHead {
+  const KvHead* head;
+  const int32_t* pos;
+  float* value;
+  int32_t* scratch;
+  const float* probs;
+  int length, newest; // length 0: nothing to do
+
+  __device__ RankedHead(const HeadArgs& args, const RankArgs& rank) {
+    const KvSeq* sequence = args.sequences[blockIdx.z];
+    const int64_t at = int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
+    head = layer_heads(args.sequences[blockIdx.z], args.layer) + blockIdx.y;
+    pos = head->pos;
+    value = head->side[rank.side];
+    scratch = rank.scratch + at * rank.columns;
+    probs = rank.probs + at * rank.probs_stride;
+    length = head->len > rank.rows ? head->len : 0;
+    newest = sequence->position - rank.recent;
+  }
+
+  // candidates before `row` by falling value, ties by position; the whole warp calls it, and each lane gets the number
+  __device__ int rank_of(int row, bool newest_last) const {
+    const float own = value[row];
+    const int position = pos[row];
+    int before = 0;
+    for (int other = threadIdx.x % 32; other < length; other += 32) {
+      const int at = pos[other];
+      if (at > newest) continue;
+      const bool higher = value[other] > own || (value[other] == own && at < position);
+      before += newest_last && position == newest ? at < newest : (newest_last && at == newest ? false : higher);
+    }
+    return warp_sum(before);
+  }
+};
+
+// scratch[i] = the i-th candidate; a warp for each row.
+__global__ void __launch_bounds__(kThreads) rank_rows_kernel(const HeadArgs args, const RankArgs rank) {
+  const RankedHead head(args, rank);
+  const int row = blockIdx.x * kWarps + threadIdx.x / 32;
+  if (row >= head.length || head.pos[row] > head.newest) return;
+  const int at = head.rank_of(row, true);
+  if (threadIdx.x % 32 == 0) head.scratch[at] = row;
+}
+
+// Candidates' values become the means of probs over their neighbours by rank; a thread for each.
+__global__ void __launch_bounds__(kThreads) pool_ranked_kernel(const HeadArgs args, const RankArgs rank) {
+  __shared__ float shared[kWarps];
+  const RankedHead head(args, rank);
+  if (head.length == 0) return;
+  float own = 0;
+  for (int row = threadIdx.x; row < head.length; row += kThreads) own += head.pos[row] <= head.newest ? 1 : 0;
+  const int count = static_cast<int>(block_sum<kThreads>(own, shared)), at = blockIdx.x * kThreads + threadIdx.x, half = rank.width / 2;
+  if (at >= count) return;
+  float sum = 0;
+  for (int j = max(0, at - half); j <= min(count - 1, at + half); ++j) sum += head.probs[head.scratch[j]];
+  head.value[head.scratch[at]] = sum / float(rank.width);
+}
+
+// scratch[row] = 1 for rows that go; a warp for each row.
+__global__ void __launch_bounds__(kThreads) mark_ranked_kernel(const HeadArgs args, const RankArgs rank) {
+  const RankedHead head(args, rank);
+  const int row = blockIdx.x * kWarps + threadIdx.x / 32;
+  if (row >= head.length) return;
+  const bool candidate = head.pos[row] <= head.newest;
+  const int before = candidate ? head.rank_of(row, false) : 0;
+  if (threadIdx.x % 32 == 0) head.scratch[row] = candidate && before >= rank.rows - rank.recent ? 1 : 0;
+}
+
+// Marked rows go, from the last one on, so that one that moves into a gap is never marked.
+template <class Word>
+__global__ void __launch_bounds__(kThreads) drop_marked_kernel(const HeadArgs args, const RankArgs rank) {
+  __shared__ Smallest smallest;
+  const RankedHead ranked(args, rank);
+  if (ranked.length == 0) return;
+  const RowArrays arrays(*ranked.head);
+  int length = ranked.length;
+  for (int end = length;;) {
+    uint64_t key = kNone;
+    int place = -1;
+    for (int row = threadIdx.x; row < end; row += kThreads) {
+      if (ranked.scratch[row] == 0) continue;
+      key = UINT32_MAX - uint32_t(row);
+      place = row;
+    }
+    place = smallest.find(key, place);
+    if (place < 0) break;
+    drop_row<Word>(arrays, place, length, args);
+    length -= 1;
+    end = place;
+  }
+  if (threadIdx.x == 0) layer_heads(args.sequences[blockIdx.z], args.layer)[blockIdx.y].len = length;
 }
 
 struct MergeArgs {
   int side, rows, sinks, targets, decision;
   uint32_t seed;
+  int recent; // 0: the oldest row past the sinks merges into the targets there are, by their mean, and goes; else the row so far before the
+              // newest one, as if all targets were there, by the mean of all later rows, and it stays
 };
 
 __device__ __forceinline__ float merge_weight(float ratio, int decision, float draw) {
@@ -160,9 +271,9 @@ __device__ __forceinline__ float merge_weight(float ratio, int decision, float d
   }
 }
 
-// Shared memory: the rows of the targets by distance from the oldest row, -1 where there is none.
+// Shared memory: the rows of the targets by distance from the row that merges, -1 where there is none.
 template <class T, class Word>
-__global__ void __launch_bounds__(kThreads) merge_oldest_kernel(const HeadArgs args, const MergeArgs merge) {
+__global__ void __launch_bounds__(kThreads) merge_row_kernel(const HeadArgs args, const MergeArgs merge) {
   extern __shared__ int slots[];
   __shared__ Smallest smallest;
   __shared__ float sums[kWarps];
@@ -173,23 +284,28 @@ __global__ void __launch_bounds__(kThreads) merge_oldest_kernel(const HeadArgs a
   const RowArrays arrays(*head);
 
   uint64_t key = kNone;
-  int oldest = -1;
+  int from = -1;
+  const int wanted = sequence->position - merge.recent;
   for (int row = merge.sinks + threadIdx.x; row < length; row += kThreads) {
     const uint64_t candidate = uint32_t(arrays.pos[row]);
-    if (candidate >= key) continue;
+    if (candidate >= key || (merge.recent > 0 && arrays.pos[row] != wanted)) continue;
     key = candidate;
-    oldest = row;
+    from = row;
   }
   for (int i = threadIdx.x; i < merge.targets; i += kThreads) slots[i] = -1;
-  oldest = smallest.find(key, oldest);
-  const int position = arrays.pos[oldest];
+  from = smallest.find(key, from);
+  if (from < 0) return;
+  const int position = arrays.pos[from];
+  float sum = 0, count = 0;
   for (int row = merge.sinks + threadIdx.x; row < length; row += kThreads) {
     const int distance = arrays.pos[row] - position;
     if (distance > 0 && distance <= merge.targets) slots[distance - 1] = row;
+    if (merge.recent == 0 || distance <= 0) continue;
+    sum += arrays.side[merge.side][row];
+    count += 1;
   }
   __syncthreads();
-  float sum = 0, count = 0;
-  for (int i = threadIdx.x; i < merge.targets; i += kThreads) {
+  for (int i = threadIdx.x; merge.recent == 0 && i < merge.targets; i += kThreads) {
     if (slots[i] < 0) continue;
     sum += arrays.side[merge.side][slots[i]];
     count += 1;
@@ -197,32 +313,42 @@ __global__ void __launch_bounds__(kThreads) merge_oldest_kernel(const HeadArgs a
   sum = block_sum<kThreads>(sum, sums);
   count = block_sum<kThreads>(count, sums);
 
-  float ratio = count > 0 ? arrays.side[merge.side][oldest] / (sum / count) : 0;
+  float ratio = count > 0 ? arrays.side[merge.side][from] / (sum / count) : 0;
   ratio = isnan(ratio) ? 0 : fminf(fmaxf(ratio, 0), 1);
   const float draw = unit(philox(merge.seed, args.layer, sequence->stream, position, blockIdx.x, 0).word[0]);
   const float weight = merge_weight(ratio, merge.decision, draw);
   if (weight > 0 && count > 0) {
     T* values = static_cast<T*>(arrays.v);
+    const float divisor = merge.recent > 0 ? float(merge.targets) : count;
     for (int i = threadIdx.x; i < merge.targets * args.head_dim; i += kThreads) {
       const int slot = slots[i / args.head_dim], d = i % args.head_dim;
       if (slot < 0) continue;
       T* to = values + int64_t(slot) * args.head_dim + d;
-      *to = narrow<T>(__fadd_rn(widen(*to), __fmul_rn(weight, widen(values[int64_t(oldest) * args.head_dim + d])) / count));
+      *to = narrow<T>(__fadd_rn(widen(*to), __fmul_rn(weight, widen(values[int64_t(from) * args.head_dim + d])) / divisor));
     }
   }
+  if (merge.recent > 0) return;
   __syncthreads();
-  drop_row<Word>(arrays, oldest, length, args);
+  drop_row<Word>(arrays, from, length, args);
   if (threadIdx.x == 0) head->len = length - 1;
+}
+
+void merge_row(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, const MergeArgs& merge) {
+  const KvShape& shape = batch.shape();
+  with_device_type(shape.dtype, [&](auto type) {
+    with_row_word(shape, [&](auto word, int words) {
+      merge_row_kernel<decltype(type), decltype(word)>
+          <<<dim3(shape.kv_heads, sequences), kThreads, merge.targets * int64_t(sizeof(int)), stream_of(context)>>>(
+              head_args(batch, first_sequence, layer, words), merge);
+    });
+  });
+  check_launch();
 }
 
 __global__ void __launch_bounds__(kThreads) divide_ramp_kernel(const float* x, int64_t x_stride, float start, float step, float* out, int64_t out_stride,
                                                                int columns) {
   const int column = blockIdx.x * kThreads + threadIdx.x;
   if (column < columns) out[blockIdx.y * out_stride + column] = x[blockIdx.y * x_stride + column] / __fadd_rn(start, __fmul_rn(step, float(column)));
-}
-
-HeadArgs head_args(Batch& batch, int32_t first_sequence, int32_t layer, int words) {
-  return {batch.table + first_sequence, layer, batch.shape().head_dim, words, batch.shape().side_arrays};
 }
 
 }  // namespace
@@ -249,25 +375,41 @@ void drop_pooled(Context& context, Batch& batch, int32_t first_sequence, int32_t
   const int kv_heads = batch.shape().kv_heads;
   int* victims = static_cast<int*>(context.scratch(int64_t(sequences) * kv_heads * sizeof(int)));
   const cudaStream_t stream = stream_of(context);
+  const bool unrotated = batch.shape().unrotates_every_row();
   with_row_word(batch.shape(), [&](auto word, int words) {
     const HeadArgs args = head_args(batch, first_sequence, layer, words);
     pooled_victim_kernel<<<dim3(kv_heads, sequences), kThreads, 0, stream>>>(args, probs.row<float>(int64_t(first_sequence) * kv_heads), probs.stride, rows,
                                                                              recent, width / 2, victims);
     check_launch();
-    shift_rows_kernel<decltype(word)><<<dim3(divide_up(2 * words, kSliceWords) + 1, kv_heads, sequences), kThreads, 0, stream>>>(args, victims);
+    shift_rows_kernel<decltype(word)><<<dim3(divide_up((unrotated ? 3 : 2) * words, kSliceWords) + 1, kv_heads, sequences), kThreads, 0, stream>>>(args, victims);
   });
   check_launch();
 }
 
 void merge_oldest(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,
                   int32_t sinks, int32_t targets, int32_t decision, uint32_t seed) {
-  const MergeArgs merge = {side, rows, sinks, targets, decision, seed};
-  with_device_type(batch.shape().dtype, [&](auto type) {
-    with_row_word(batch.shape(), [&](auto word, int words) {
-      merge_oldest_kernel<decltype(type), decltype(word)>
-          <<<dim3(batch.shape().kv_heads, sequences), kThreads, targets * int64_t(sizeof(int)), stream_of(context)>>>(
-              head_args(batch, first_sequence, layer, words), merge);
-    });
+  merge_row(context, batch, first_sequence, sequences, layer, {side, rows, sinks, targets, decision, seed, 0});
+}
+
+void merge_recent(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,
+                  int32_t recent, int32_t targets, int32_t decision, uint32_t seed) {
+  merge_row(context, batch, first_sequence, sequences, layer, {side, rows, 0, targets, decision, seed, recent});
+}
+
+void keep_ranked(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix probs, int32_t side, int32_t rows,
+                 int32_t recent, int32_t width) {
+  const int kv_heads = batch.shape().kv_heads, columns = std::min(probs.columns, batch.splits * split_rows);
+  if (sequences == 0 || columns == 0) return;
+  const cudaStream_t stream = stream_of(context);
+  RankArgs rank = {probs.row<float>(int64_t(first_sequence) * kv_heads), probs.stride, nullptr, columns, side, rows, recent, width};
+  rank.scratch = static_cast<int32_t*>(context.scratch(int64_t(sequences) * kv_heads * columns * sizeof(int32_t)));
+  const dim3 by_warp(divide_up(columns, kWarps), kv_heads, sequences), by_thread(divide_up(columns, kThreads), kv_heads, sequences);
+  with_row_word(batch.shape(), [&](auto word, int words) {
+    const HeadArgs args = head_args(batch, first_sequence, layer, words);
+    rank_rows_kernel<<<by_warp, kThreads, 0, stream>>>(args, rank);
+    pool_ranked_kernel<<<by_thread, kThreads, 0, stream>>>(args, rank);
+    mark_ranked_kernel<<<by_warp, kThreads, 0, stream>>>(args, rank);
+    drop_marked_kernel<decltype(word)><<<dim3(1, kv_heads, sequences), kThreads, 0, stream>>>(args, rank);
   });
   check_launch();
 }

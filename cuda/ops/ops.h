@@ -93,6 +93,8 @@ void accumulate(Context&, Batch&, int32_t first_sequence, int32_t sequences, int
 // For rows r < min(sinks, len): k[r] = unrotated[pos[r]] rotated to pos[r] + (table->position + 1) - len. Rows with pos >= unrotated_rows stay.
 void rotate_sinks(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t sinks, Matrix inv_freq, bool interleaved,
                   float mscale);
+// For every row r: k[r] = unrotated_k[r] rotated to rank + (table->position + 1) - len, rank = rows of the head with a lower position.
+void rotate_slots(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix inv_freq, bool interleaved, float mscale);
 // The rows of from[h] as the packing of to[h] stores them (core/segments.h), where they have len rows each; both host arrays [kvHeads] whose
 // pointers are device memory, positions and side arrays are there already. from holds no quantised rows.
 // channels i32 [kvHeads, packing.channels], or absent where to's list of channels is there already. (segments)
@@ -138,6 +140,14 @@ void drop_pooled(Context&, Batch&, int32_t first_sequence, int32_t sequences, in
                  int32_t width);
 void merge_oldest(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows, int32_t sinks,
                   int32_t targets, int32_t decision, uint32_t seed);
+// In heads with len > rows, for the row at pos table->position - recent: as merge_oldest, but the mean is over all later rows, the divisor is
+// `targets`, and nothing goes. (evict)
+void merge_recent(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows, int32_t recent,
+                  int32_t targets, int32_t decision, uint32_t seed);
+// In heads with len > rows: rows with pos <= table->position - recent in order of falling side value (ties: lower pos; that at the bound last) get
+// side = mean of probs over `width` neighbours in that order; the rows - recent highest stay (ties: lower pos), the others go. (evict)
+void keep_ranked(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix probs, int32_t side, int32_t rows,
+                 int32_t recent, int32_t width);
 void divide_ramp(Context&, Matrix x, float start, float step, Matrix out);
 
 // ---- block-sparse prefill: as kvaccel.h says since 1.3; a set of blocks is a BlockSet (blocks.h) ----

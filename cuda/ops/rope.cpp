@@ -36,6 +36,7 @@ void put_row(const KvShape& shape, const Rotation& rotation, int32_t position, c
     put_rotated(rotation, head, shape.head_dim, shape.dtype, static_cast<char*>(heads[h].k) + key_slot(heads[h], row) * cache_bytes);
     if (position < shape.unrotated_rows)
       k.narrow(shape.dtype, head, static_cast<char*>(heads[h].unrotated) + position * cache_bytes, shape.head_dim);
+    if (heads[h].unrotated_k) k.narrow(shape.dtype, head, static_cast<char*>(heads[h].unrotated_k) + row * cache_bytes, shape.head_dim);
     take(shape.heads + shape.kv_heads + h);
     k.narrow(shape.dtype, head, static_cast<char*>(heads[h].v) + value_slot(heads[h], row) * cache_bytes, shape.head_dim);
     heads[h].pos[row] = position;

@@ -100,7 +100,9 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const RopeArgs args) {
       copy_packs<Width>(to, from, 0, args.head_dim, lane, kLanes);
       continue;
     }
-    T* unrotated = is_key && position < args.unrotated_rows ? static_cast<T*>(table[kv_head].unrotated) + int64_t(position) * args.head_dim : nullptr;
+    T* unrotated = nullptr;
+    if (is_key && position < args.unrotated_rows) unrotated = static_cast<T*>(table[kv_head].unrotated) + int64_t(position) * args.head_dim;
+    if (is_key && table[kv_head].unrotated_k != nullptr) unrotated = static_cast<T*>(table[kv_head].unrotated_k) + int64_t(cache_row) * args.head_dim;
     for (int u = lane; u < units; u += kLanes) {
       const UnitPlace<T, Width> place(args, u);
       const Unit<T, Width> unit = place.load(from);

@@ -32,10 +32,13 @@ function mostBytes(subject: Subject, rows: readonly number[]): number {
   const { layers, kvHeads, headDim } = subject.model;
   const { needs = {} } = subject.plugin.create(subject.values(subject.tight) as never, subject.model);
   const { sideArrays = [], unrotatedKeys = 0 } = needs;
-  const rowBytes = 2 * headDim * 4 + 4 + 4 * sideArrays.length;
-  const parts = 3 + sideArrays.length; // each of a head's parts ends at a multiple of 128 bytes
+  const keys = unrotatedKeys === "all" ? 2 : 1;
+  const rowBytes = (keys + 1) * headDim * 4 + 4 + 4 * sideArrays.length;
+  const parts = keys + 2 + sideArrays.length; // each of a head's parts ends at a multiple of 128 bytes
   const kept = rows.reduce((sum, count) => sum + (count + newTokens) * rowBytes + parts * 128, 0);
-  return kvHeads * kept + layers * kvHeads * 128 * Math.ceil((unrotatedKeys * headDim * 4) / 128);
+  return (
+    kvHeads * kept + layers * kvHeads * 128 * Math.ceil(((keys === 1 ? Number(unrotatedKeys) : 0) * headDim * 4) / 128)
+  );
 }
 
 /** JavaScript memory may differ by so much from one collection to the next. */

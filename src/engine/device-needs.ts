@@ -3,7 +3,7 @@ import type { FloatDtype, ModelConfig } from "../model/config.ts";
 import { weightParts } from "../model/stages.ts";
 import { elementBytes } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
-import { expectedStorage, type LoadedMethod } from "./method.ts";
+import { bytesBeside, createHooks, expectedStorage, type LoadedMethod, sumNeeds } from "./method.ts";
 
 export interface EstimateFor {
   config: ModelConfig;
@@ -62,16 +62,17 @@ export function estimate(wanted: EstimateFor): Estimate[] {
   });
 }
 
-/** of one sequence in layers [first, end): what is kept of each, `inFlight` times, and one layer whole; side arrays are not counted */
+/** of one sequence in layers [first, end): what is kept of each, `inFlight` times, and one layer whole */
 function cacheBytes(wanted: EstimateFor, first: number, end: number, inFlight: number): number {
   const { method, model, promptTokens, newTokens } = wanted;
   const unit = elementBytes[wanted.dtype];
-  const rowBytes = 2 * model.headDim * unit + 4;
+  const beside = bytesBeside(sumNeeds(createHooks(method, model)), model.headDim, unit);
+  const rowBytes = 2 * model.headDim * unit + beside;
   let kept = 0;
   let most = 0;
   for (let layer = first; layer < end; layer++) {
     const head = expectedStorage(method, promptTokens, layer, model, unit);
-    const held = head.keyBytes + head.valueBytes + 4 * head.rows;
+    const held = head.keyBytes + head.valueBytes + beside * head.rows;
     kept += held + newTokens * rowBytes;
     most = Math.max(most, promptTokens * rowBytes - held);
   }

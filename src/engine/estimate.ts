@@ -4,7 +4,7 @@ import { weightBytes } from "../model/plan.ts";
 import type { Backend } from "../native/library.ts";
 import { elementBytes } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
-import { type AllNeeds, createHooks, expectedStorage, type LoadedMethod, sumNeeds } from "./method.ts";
+import { type AllNeeds, bytesBeside, createHooks, expectedStorage, type LoadedMethod, sumNeeds } from "./method.ts";
 
 export interface EstimateRequest {
   config: ModelConfig;
@@ -33,8 +33,6 @@ const scratchBytes: Record<Backend, number> = { cuda: 32 * 2 ** 20, cpu: 0 };
 
 /** As engine/sequence.ts reserves them. */
 const maxSpareRows = 1024;
-const positionBytes = 4;
-const sideBytes = 4;
 
 export function estimateMemory(request: EstimateRequest): MemoryEstimate {
   const { config, dtype, method, promptTokens, newTokens } = request;
@@ -42,18 +40,18 @@ export function estimateMemory(request: EstimateRequest): MemoryEstimate {
   const hooks = createHooks(method, model);
   const needs = sumNeeds(hooks);
   const unit = elementBytes[dtype];
-  const rowBytes = 2 * config.headDim * unit + positionBytes + needs.sideArrays.length * sideBytes;
+  const beside = bytesBeside(needs, config.headDim, unit);
+  const rowBytes = 2 * config.headDim * unit + beside;
   const spare = Math.min(maxSpareRows, newTokens);
   const weights = weightBytes(config, dtype);
   const scratch = scratchBytes[request.backend];
 
-  let kept = config.layers * config.kvHeads * needs.unrotatedKeys * config.headDim * unit;
+  let kept = config.layers * config.kvHeads * Math.max(0, needs.unrotatedRows) * config.headDim * unit;
   let drops = false;
   for (let layer = 0; layer < config.layers; layer++) {
     const head = expectedStorage(method, promptTokens, layer, model, unit);
     drops ||= head.rows < promptTokens;
-    const rows = head.rows * (positionBytes + needs.sideArrays.length * sideBytes);
-    kept += config.kvHeads * (head.keyBytes + head.valueBytes + rows + spare * rowBytes);
+    kept += config.kvHeads * (head.keyBytes + head.valueBytes + head.rows * beside + spare * rowBytes);
   }
   // a layer that a hook has handled is whole until its new storage is filled; behind a cascade, an earlier layer, too, of up to twice the mean
   const stored = hooks.some(({ hooks }) => hooks.prefill);

@@ -6,7 +6,7 @@ import { elementBytes } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
 import { Decoding } from "./decoding.ts";
 import { answerFollowUps } from "./follow-ups.ts";
-import { expectedStorage, type LoadedMethod } from "./method.ts";
+import { bytesBeside, expectedStorage, type LoadedMethod } from "./method.ts";
 import { type PassResult, PromptPass } from "./prompt-pass.ts";
 import type { Completion, Request } from "./protocol.ts";
 import type { Sequence } from "./sequence.ts";
@@ -188,10 +188,11 @@ class Generation {
   /** keys and values as the method's formulas store them, positions and side arrays of the rows they keep */
   private expectedBytes({ promptTokens, needs }: Sequence): number {
     const { decoder, method, model } = this.options;
+    const unit = elementBytes[decoder.dtype];
     let bytes = 0;
     for (let layer = 0; layer < model.layers; layer++) {
-      const head = expectedStorage(method, promptTokens, layer, model, elementBytes[decoder.dtype]);
-      bytes += head.keyBytes + head.valueBytes + head.rows * (4 + 4 * needs.sideArrays.length);
+      const head = expectedStorage(method, promptTokens, layer, model, unit);
+      bytes += head.keyBytes + head.valueBytes + head.rows * bytesBeside(needs, model.headDim, unit);
     }
     return bytes * model.kvHeads;
   }

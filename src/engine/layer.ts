@@ -1,11 +1,11 @@
 // The layer as hooks see it, over the native tensors of one sequence.
 import { KvaError } from "../native/error.ts";
 import * as heads from "../native/heads.ts";
-import type { KvCache, Rotation } from "../native/kv.ts";
+import { EVERY_ROW, type KvCache, type Rotation } from "../native/kv.ts";
 import type { Scope } from "../native/scope.ts";
 import * as segments from "../native/segments.ts";
 import type { Tensor } from "../native/tensor.ts";
-import type { CacheRows, Layer, MergeOptions, Quantization, Rows, Scores } from "../plugin/index.ts";
+import type { CacheRows, Layer, MergeInto, MergeOptions, Quantization, Rows, Scores } from "../plugin/index.ts";
 import type { ChunkState } from "./attend.ts";
 import { own, TensorQueries, TensorRows, TensorScores } from "./handles.ts";
 import type { DecodeOp } from "./recorded.ts";
@@ -170,6 +170,14 @@ export class HookLayer implements Layer {
     this.recorder("dropPooled").push({ kind: "dropPooled", rows, ...options });
   }
 
+  keepRanked(side: string, rows: number, options: { recent: number; width: number }): void {
+    this.recorder("keepRanked").push({ kind: "keepRanked", side: this.sideNumber(side), rows, ...options });
+  }
+
+  mergeRecent(side: string, rows: number, options: MergeInto & { recent: number }): void {
+    this.recorder("mergeRecent").push({ kind: "mergeRecent", side: this.sideNumber(side), rows, ...options });
+  }
+
   mergeOldest(side: string, rows: number, options: MergeOptions): void {
     const op: DecodeOp = { kind: "mergeOldest", side: this.sideNumber(side), rows, ...options };
     if (this.state.record) this.state.record.push(op);
@@ -233,6 +241,15 @@ export class HookLayer implements Layer {
       throw new KvaError("plugin", `layer.rotateSinks(${sinks}) needs \`unrotatedKeys: ${sinks}\` in needs`);
     }
     const op: DecodeOp = { kind: "rotateSinks", sinks };
+    if (this.state.record) this.state.record.push(op);
+    else this.state.apply(this.index, op);
+  }
+
+  rotateSlots(): void {
+    if (this.state.unrotatedRows !== EVERY_ROW) {
+      throw new KvaError("plugin", 'layer.rotateSlots needs `unrotatedKeys: "all"` in needs');
+    }
+    const op: DecodeOp = { kind: "rotateSlots" };
     if (this.state.record) this.state.record.push(op);
     else this.state.apply(this.index, op);
   }

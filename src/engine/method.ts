@@ -1,5 +1,6 @@
 // A method in an engine process: its plugins loaded, its parameters checked, its needs added up.
 import { KvaError } from "../native/error.ts";
+import { EVERY_ROW } from "../native/kv.ts";
 import type { Hooks, ModelInfo, Needs, Plugin, Storage } from "../plugin/index.ts";
 import { loadPluginFile } from "../plugin/loader.ts";
 import { resolveParams } from "../plugin/params.ts";
@@ -21,7 +22,11 @@ export interface NamedHooks {
   hooks: Hooks;
 }
 
-export type AllNeeds = Required<Omit<Needs, "queryMoments">> & Pick<Needs, "queryMoments">;
+export type AllNeeds = Required<Omit<Needs, "queryMoments" | "unrotatedKeys">> &
+  Pick<Needs, "queryMoments"> & {
+    /** keys of the first so many positions are kept unrotated, too; EVERY_ROW: those of all rows */
+    unrotatedRows: number;
+  };
 
 /** Loads the plugin files a method names and resolves their parameters for the model. */
 export async function loadMethod(spec: MethodSpec, model: ModelInfo): Promise<LoadedMethod> {
@@ -67,7 +72,9 @@ export function sumNeeds(all: readonly NamedHooks[]): AllNeeds {
   const decode = syncs.some((sync) => sync === "decode" || sync === "both");
   return {
     queryRing: Math.max(0, ...needs.map((need) => need.queryRing ?? 0)),
-    unrotatedKeys: Math.max(0, ...needs.map((need) => need.unrotatedKeys ?? 0)),
+    unrotatedRows: needs.some((need) => need.unrotatedKeys === "all")
+      ? EVERY_ROW
+      : Math.max(0, ...needs.map((need) => Number(need.unrotatedKeys ?? 0))),
     sideArrays: all.flatMap(({ name, hooks }) => (hooks.needs?.sideArrays ?? []).map((side) => sideName(name, side))),
     queryMoments: momentsOf(needs),
     lse: needs.some((need) => need.lse === true),
@@ -82,6 +89,11 @@ export function sumNeeds(all: readonly NamedHooks[]): AllNeeds {
           ? "decode"
           : undefined) as AllNeeds["hostSync"],
   };
+}
+
+/** Bytes of a row of a head beside its key and value: position, side arrays, the unrotated key where every row has one. */
+export function bytesBeside({ sideArrays, unrotatedRows }: AllNeeds, headDim: number, elementBytes: number): number {
+  return 4 + 4 * sideArrays.length + (unrotatedRows === EVERY_ROW ? headDim * elementBytes : 0);
 }
 
 /** Rows that the method's own formula keeps in a layer, all KV heads alike. */

@@ -1,6 +1,15 @@
 // Decode ops as hooks record them, and their replay over a batch: equal ops of all sequences are one launch.
 import { KvaError } from "../native/error.ts";
-import { dropLowestEvery, dropPooled, type Merge, mergeOldest, noteNorms } from "../native/evict.ts";
+import {
+  dropLowestEvery,
+  dropPooled,
+  keepRanked,
+  type Merge,
+  mergeOldest,
+  mergeRecent,
+  noteNorms,
+  type RecentMerge,
+} from "../native/evict.ts";
 import { accumulateShared, keepAtMostEach, noteSimilarity } from "../native/heads.ts";
 import type { Batch, Rotation } from "../native/kv.ts";
 import { flush } from "../native/segments.ts";
@@ -17,7 +26,10 @@ export type DecodeOp =
   | { kind: "noteNorms"; side: number; p: 1 | 2; factor: number }
   | { kind: "noteSimilarity"; side: number; rows: number; factor: number }
   | { kind: "dropPooled"; rows: number; recent: number; width: number }
+  | { kind: "keepRanked"; side: number; rows: number; recent: number; width: number }
   | ({ kind: "mergeOldest" } & Merge)
+  | ({ kind: "mergeRecent" } & RecentMerge)
+  | { kind: "rotateSlots" }
   | { kind: "flush" };
 
 /** An op over sequences [first, first + sequences) of the batch. */
@@ -80,8 +92,17 @@ export function replay(batch: Batch, layer: number, launches: readonly Launch[],
       case "dropPooled":
         dropPooled(range, probsFor(op.kind, around), op.rows, op.recent, op.width);
         break;
+      case "keepRanked":
+        keepRanked(range, probsFor(op.kind, around), op.side, op.rows, op.recent, op.width);
+        break;
       case "mergeOldest":
         mergeOldest(range, op);
+        break;
+      case "mergeRecent":
+        mergeRecent(range, op);
+        break;
+      case "rotateSlots":
+        batch.rotateSlots(first, sequences, layer, around.rope);
         break;
       case "flush":
         flush(batch, first, sequences, layer);

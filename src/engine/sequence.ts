@@ -81,7 +81,7 @@ export class Sequence {
     this.spareRows = Math.min(MAX_SPARE_ROWS, this.forced.length + request.maxNewTokens);
     this.stream = createHash("sha256").update(request.id).digest().readUInt32BE(0);
     this.cache = scope.own(
-      origin?.cache.fork() ?? decoder.newCache(this.needs.sideArrays.length, this.needs.unrotatedKeys),
+      origin?.cache.fork() ?? decoder.newCache(this.needs.sideArrays.length, this.needs.unrotatedRows),
     );
     this.solos = decoder.stages.map(({ context }) => scope.own(Batch.create(context, 1)));
     const selects = this.hooks.some(({ hooks }) => hooks.select);
@@ -225,7 +225,7 @@ export class Sequence {
       rope: (scope) => this.decoder.rotationFor(scope, this.promptTokens),
       cascade: hooks.needs?.cascade === true,
       maySync: sync === "both" || sync === (record ? "decode" : "prefill"),
-      unrotatedRows: this.needs.unrotatedKeys,
+      unrotatedRows: this.needs.unrotatedRows,
       spareRows: this.spareRows,
       record,
       apply: (layer, op) => {

@@ -48,14 +48,31 @@ export function dropPooled(
   );
 }
 
-export interface Merge {
+/** Where a head holds more than `rows` rows, those with the highest probability pooled in order of side value stay; it becomes their side value. */
+export function keepRanked(
+  { batch, first, sequences, layer }: Range,
+  probs: Tensor,
+  side: number,
+  rows: number,
+  recent: number,
+  width: number,
+): void {
+  const { library } = batch.context;
+  library.check(
+    library.native.kva_kv_keep_ranked(batch.pointer, first, sequences, layer, probs.pointer, side, rows, recent, width),
+  );
+}
+
+/** How a row's value goes to the `targets` rows after it. */
+interface MergeInto {
   side: number;
   rows: number;
-  sinks: number;
   targets: number;
   decision: MergeDecision;
   seed: number;
 }
+export type Merge = MergeInto & { sinks: number };
+export type RecentMerge = MergeInto & { recent: number };
 
 /** Where a head holds more than `rows` rows, its oldest row past the sinks merges into the next ones and goes. */
 export function mergeOldest({ batch, first, sequences, layer }: Range, merge: Merge): void {
@@ -69,6 +86,25 @@ export function mergeOldest({ batch, first, sequences, layer }: Range, merge: Me
       merge.side,
       merge.rows,
       merge.sinks,
+      merge.targets,
+      mergeDecisions.indexOf(merge.decision),
+      merge.seed,
+    ),
+  );
+}
+
+/** Where a head holds more than `rows` rows, the row `recent` positions before the newest merges into the next ones and stays. */
+export function mergeRecent({ batch, first, sequences, layer }: Range, merge: RecentMerge): void {
+  const { library } = batch.context;
+  library.check(
+    library.native.kva_kv_merge_recent(
+      batch.pointer,
+      first,
+      sequences,
+      layer,
+      merge.side,
+      merge.rows,
+      merge.recent,
       merge.targets,
       mergeDecisions.indexOf(merge.decision),
       merge.seed,

@@ -9,8 +9,12 @@ export interface CacheShape {
   headDim: number;
   dtype: Dtype;
   sideArrays: number;
+  /** keys of the first so many positions are also kept unrotated; EVERY_ROW: those of every row */
   unrotatedRows: number;
 }
+
+/** For `unrotatedRows`: the header's KVA_EVERY_ROW. */
+export const EVERY_ROW = -1;
 
 export interface CacheFigures {
   heldBytes: number;
@@ -200,6 +204,15 @@ export class Batch {
         rope.interleaved ? 1 : 0,
         rope.mscale,
       ),
+    );
+  }
+
+  /** every key at its place among its head's rows, seen from the next query; the cache keeps the unrotated keys of every row */
+  rotateSlots(first: number, sequences: number, layer: number, rope: Rotation): void {
+    const { native } = this.context.library;
+    const interleaved = rope.interleaved ? 1 : 0;
+    this.context.library.check(
+      native.kva_kv_rotate_slots(this.pointer, first, sequences, layer, rope.invFreq.pointer, interleaved, rope.mscale),
     );
   }
 

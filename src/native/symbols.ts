@@ -172,4 +172,8 @@ export const symbols = {
   kva_shared_open: status("ptr", "cstring", "i32", "i64", "ptr"),
   kva_shared_tensor: status("ptr", "i64", "i32", "i32", "i32", "ptr"),
   kva_shared_close: status("ptr"),
+
+  kva_kv_rotate_slots: status("ptr", "i32", "i32", "i32", "ptr", "i32", "f32"),
+  kva_kv_merge_recent: status("ptr", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "u32"),
+  kva_kv_keep_ranked: status("ptr", "i32", "i32", "i32", "ptr", "i32", "i32", "i32", "i32"),
 } as const;

@@ -100,16 +100,20 @@ export interface WindowStats {
   readonly totals: { entropy: number; variance: number };
 }
 
-/** How the oldest row merges: into the values of the next `targets` rows, with p = its side value / the mean of theirs. */
-export interface MergeOptions {
-  /** first rows that never merge */
-  sinks: number;
+/** How a row merges into the values of the next ones. */
+export interface MergeInto {
   /** following rows that take the value, a share each */
   targets: number;
   /** drawn with probability p (Philox of seed, layer, sequence, position and KV head); where p is 1; always with weight p; always; never */
   decision: "bernoulli" | "threshold" | "expected" | "always" | "never";
   /** of the draws */
   seed: number;
+}
+
+/** How the oldest row merges: into the values of the next `targets` rows, with p = its side value / the mean of theirs. */
+export interface MergeOptions extends MergeInto {
+  /** first rows that never merge */
+  sinks: number;
 }
 
 /** One layer of one sequence's cache, inside a hook. */
@@ -178,10 +182,21 @@ export interface Layer {
    */
   dropPooled(rows: number, options: { recent: number; width: number }): void;
   /**
+   * Decode, recorded: where a head holds more than `rows` rows, those before the `recent` newest, in order of falling side value, each get
+   * the mean of the current query's attention to the `width` rows around them in that order, as their side value; the rows - recent highest stay.
+   * Needs `decodeProbs`.
+   */
+  keepRanked(side: string, rows: number, options: { recent: number; width: number }): void;
+  /**
    * Where a head holds more than `rows` rows, its oldest past the sinks merges into the next ones and goes. Recorded in the decode hook; in
    * prefill at once, until `rows` are left.
    */
   mergeOldest(side: string, rows: number, options: MergeOptions): void;
+  /**
+   * Decode, recorded: where a head holds more than `rows` rows, that `recent` positions before the newest merges into the next ones, and
+   * stays: p is its side value / the mean of those of all later rows, and a target takes 1 / `targets` of the value however many there are.
+   */
+  mergeRecent(side: string, rows: number, options: MergeInto & { recent: number }): void;
   /**
    * Prefill: keys before the `last` rows keep only these channels (from `ops.topk` of channel scores); the others are freed.
    * Nothing that reads or drops rows in full precision may come after it.
@@ -199,6 +214,11 @@ export interface Layer {
    * (needs `unrotatedKeys >= sinks`). In prefill at once, in decode recorded.
    */
   rotateSinks(sinks: number): void;
+  /**
+   * Rotates every key so that its distance to the next query is that of its place among its head's rows, as if the rows dropped had never
+   * been (needs `unrotatedKeys: "all"`). In prefill at once, in decode recorded.
+   */
+  rotateSlots(): void;
 }
 
 /** Native operations. What they return lives until the hook ends. */
@@ -257,8 +277,8 @@ export interface Needs {
   queryRing?: number;
   /** mean and covariance of the queries before rotation, those of the first `skip` tokens left out, for `ops.futureAttention` */
   queryMoments?: { skip: number };
-  /** keys of the first so many tokens are also kept unrotated */
-  unrotatedKeys?: number;
+  /** keys of the first so many tokens are also kept unrotated; `all`: those of every row, half as much cache again */
+  unrotatedKeys?: number | "all";
   /** fp32 values per row that move with it, by name (at most four in all) */
   sideArrays?: readonly string[];
   /** the prefill attention gives its log-sum-exp, for `ops.columnSums` in the chunk hook */

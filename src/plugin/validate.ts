@@ -80,7 +80,7 @@ const hooksSchema = v.strictObject({
     v.strictObject({
       queryRing: v.optional(count),
       queryMoments: v.optional(v.strictObject({ skip: count }, "must be an object with skip")),
-      unrotatedKeys: v.optional(count),
+      unrotatedKeys: v.optional(v.union([count, v.literal("all")], "must be a number of tokens or all")),
       sideArrays: v.optional(
         v.pipe(v.array(v.string(), "must be a list of names"), v.maxLength(4, "can name four at most")),
       ),

@@ -1,14 +1,17 @@
-// What decode steps do to the cache: keep_at_most, drop_lowest, accumulate, rotate_sinks, advance.
+// What decode steps do to the cache: keep_at_most, drop_lowest, accumulate, rotate_sinks, rotate_slots, advance.
 import { expect, test } from "bun:test";
-import { Batch } from "../../src/native/kv.ts";
+import { Batch, EVERY_ROW } from "../../src/native/kv.ts";
 import { ropeAppendBatch } from "../../src/native/ops.ts";
 import { Scope } from "../../src/native/scope.ts";
+import { quantize } from "../../src/native/segments.ts";
+import { elementBytes } from "../../src/native/tensor.ts";
 import { eachBackend } from "../support/backends.ts";
 import {
   appendRandom,
   deviceRope,
   emptyTwin,
   flatKeys,
+  keepRandom,
   llamaRope,
   randomTwin,
   readRows,
@@ -17,7 +20,7 @@ import {
 } from "../support/cache.ts";
 import { input, matrix, output, row } from "../support/guarded.ts";
 import { Random } from "../support/random.ts";
-import { exact, plain } from "../support/reference.ts";
+import { type Arithmetic, exact, plain, rotate } from "../support/reference.ts";
 import * as reference from "../support/reference-attention.ts";
 import { floatDtypes } from "../support/tolerance.ts";
 
@@ -262,6 +265,63 @@ eachBackend("kv_rotate_sinks", (backend) => {
     const after = readRows(scope, twin.cache, 0, 0, "keys");
     expect(after.subarray(4 * 64)).toEqual(before.subarray(4 * 64));
     expect(after.subarray(0, 64)).not.toEqual(before.subarray(0, 64));
+  });
+});
+
+eachBackend("kv_rotate_slots", (backend) => {
+  for (const dtype of floatDtypes) {
+    for (const [name, rope] of [
+      ["Llama pairs", llamaRope(64)],
+      ["adjacent pairs of half a head, scaled", llamaRope(32, 10000, true, 1.1)],
+    ] as const) {
+      test(`turns every key to its place among its head's rows, whatever their order (${dtype}, ${name})`, () => {
+        using scope = new Scope(backend.context);
+        const random = new Random(14);
+        const twin = emptyTwin(scope, { ...shape, dtype, sideArrays: 1, unrotatedRows: EVERY_ROW });
+        const { qkv } = appendRandom(scope, twin, random, 20, 0, rope);
+        keepRandom(scope, twin, random, [13, 9]);
+        const batch = batchOf(scope, [twin]);
+        twin.cache.seek(19, 0);
+        batch.keepAtMost(0, 1, 0, 12, 1); // head 0: the last row moves into a gap
+        reference.keepAtMost(twin.layer, 12, 1);
+        twin.cache.reserve(0, 50);
+        const copy = scope.own(twin.cache.fork());
+        const copies = scope.own(Batch.create(scope.context, 1));
+        copies.set([copy]);
+        for (const now of [19, 1019, 100_019]) {
+          copy.seek(now, 0);
+          copies.rotateSlots(0, 1, 0, deviceRope(scope, rope));
+          twin.layer.heads.forEach((rows, h) => {
+            const places = rows.map(({ position }) => position).toSorted((a, b) => a - b);
+            const turned = (a: Arithmetic) =>
+              rows.flatMap(({ position }) => {
+                const key = row(qkv.values, position).slice((4 + h) * 64, (5 + h) * 64);
+                return Array.from(rotate(key, places.indexOf(position) + now + 1 - rows.length, rope, a));
+              });
+            const keys = readRows(scope, copy, 0, h, "keys");
+            expect(keys).toMatchReference({ reference: turned(exact), plain: turned(plain(dtype)), dtype });
+          });
+        }
+      });
+    }
+  }
+
+  test("a new token's unrotated key is kept, too; all count as bytes held; such rows are never packed", () => {
+    using scope = new Scope(backend.context);
+    const twin = emptyTwin(scope, { ...shape, sideArrays: 0, unrotatedRows: EVERY_ROW });
+    appendRandom(scope, twin, new Random(15), 9, 0, llamaRope(64));
+    expect(twin.cache.info().heldBytes).toBe(9 * 2 * (3 * 64 * elementBytes.bfloat16 + 4));
+    const batch = batchOf(scope, [twin]);
+    batch.reserve(1);
+    const rope = deviceRope(scope, llamaRope(64));
+    const qkv = input(scope, "bfloat16", 1, 8 * 64, new Random(16).normals(8 * 64));
+    ropeAppendBatch(batch, 0, qkv.tensor, scope.tensor("bfloat16", 1, 4 * 64), rope);
+    const before = readRows(scope, twin.cache, 0, 1, "keys");
+    batch.rotateSlots(0, 1, 0, rope); // nothing was dropped
+    expect(readRows(scope, twin.cache, 0, 1, "keys")).toEqual(before);
+    expect(() => quantize(twin.cache, 0, { keyBits: 4, valueBits: 4, group: 32, residual: 32 }, 0)).toThrow(
+      /unrotated keys of every row/,
+    );
   });
 });
 

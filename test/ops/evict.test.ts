@@ -1,4 +1,4 @@
-// Eviction and merging while decoding against float64: many rows at once, pooled probabilities, merges, and division by a ramp.
+// Eviction and merging while decoding against float64: many rows at once, pooled probabilities, by place or by rank, merges, and division by a ramp.
 import { describe, expect, test } from "bun:test";
 import * as evict from "../../src/native/evict.ts";
 import { Batch } from "../../src/native/kv.ts";
@@ -143,6 +143,65 @@ eachBackend("kv_drop_pooled", (backend) => {
     const probs = input(scope, "float32", 2, 12, new Array(24).fill(0.5));
     evict.dropPooled(batchOf(scope, [twin]), probs.tensor, 11, 0, 1);
     expect(positionsOf(twin, 1)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+  });
+});
+
+eachBackend("kv_keep_ranked", (backend) => {
+  /** Positions that stay of one head, and their new side values. */
+  function ranked(rows: readonly Row[], p: Float64Array, limit: number, newest: number, width: number, cut: number) {
+    const old = rows.filter(({ position }) => position <= newest);
+    const key = ({ position, sides }: Row) => (position === newest ? -Infinity : sides[1]!);
+    old.sort((a, b) => key(b) - key(a) || a.position - b.position);
+    const half = (width - 1) / 2;
+    const pooled = old.map((one, at) => {
+      const near = old.slice(Math.max(0, at - half), at + half + 1);
+      return { position: one.position, score: near.reduce((sum, { position }) => sum + p[position]!, 0) / width };
+    });
+    if (rows.length <= limit) return { kept: rows.map(({ position }) => position), pooled: [] };
+    pooled.sort((a, b) => b.score - a.score || a.position - b.position);
+    const stays = pooled.slice(0, cut);
+    const recent = rows.filter(({ position }) => position > newest);
+    return { kept: ascending([...stays, ...recent].map(({ position }) => position)), pooled: stays };
+  }
+
+  test("pools in the order of side values, keeps the highest, and that order for the next time", () => {
+    using scope = new Scope(backend.context);
+    const random = new Random(13);
+    for (const [held, rows, recent, width] of [
+      [24, 23, 4, 5],
+      [24, 24, 4, 5],
+      [60, 31, 6, 5],
+      [700, 650, 32, 5],
+      [40, 10, 10, 3],
+      [40, 12, 1, 1],
+    ] as const) {
+      const twins = [0, 1].map(() => randomTwin(scope, random, shape, held));
+      for (const twin of twins) {
+        setSide(scope, twin, 1, () => Math.round(8 * random.uniform()) / 8);
+        twin.cache.seek(held - 1, 0);
+      }
+      const chances = random.normals(4 * (held + 3)).map((x) => Math.abs(Math.fround(x)));
+      const probs = input(scope, "float32", 4, held + 3, chances);
+      evict.keepRanked(batchOf(scope, twins), probs.tensor, 1, rows, recent, width);
+      twins.forEach((twin, s) => {
+        twin.layer.heads.forEach((all, h) => {
+          const p = row(probs.values, 2 * s + h);
+          const { kept, pooled } = ranked(all, p, rows, held - 1 - recent, width, rows - recent);
+          expect(ascending(positionsOf(twin, h))).toEqual(kept);
+          expect(kept).toHaveLength(Math.min(held, rows));
+          const sides = output(scope, "float32", 1, kept.length);
+          twin.cache.read(0, h, { side: 1 }, sides.tensor);
+          const held_ = sides.read();
+          for (const { position, score } of pooled) {
+            expect(Math.abs(held_[positionsOf(twin, h).indexOf(position)]! / score - 1)).toBeLessThan(1e-6);
+          }
+          const values = readRows(scope, twin.cache, 0, h, "values");
+          positionsOf(twin, h).forEach((position, r) => {
+            expect(Array.from(values.subarray(64 * r, 64 * r + 64))).toEqual(Array.from(all[position]!.value));
+          });
+        });
+      });
+    }
   });
 });
 
@@ -352,6 +411,41 @@ eachBackend("kv_merge_oldest", (backend) => {
       expect(merged / total).toBeCloseTo(full, 5);
     }
   });
+});
+
+eachBackend("kv_merge_recent", (backend) => {
+  for (const dtype of floatDtypes) {
+    test(`p is against all later rows, a target gains M V_e / targets, and the row stays (${dtype})`, () => {
+      using scope = new Scope(backend.context);
+      for (const [recent, targets, rows] of [
+        [9, 4, 23],
+        [3, 32, 23],
+        [9, 4, 24],
+        [30, 4, 23],
+      ] as const) {
+        const twin = randomTwin(scope, new Random(recent), { ...shape, dtype }, 24);
+        twin.cache.seek(23, 5);
+        setSide(scope, twin, 1, (r) => 1 + 0.5 * Math.sin(r));
+        evict.mergeRecent(batchOf(scope, [twin]), { side: 1, rows, recent, targets, decision: "expected", seed: 1 });
+        twin.layer.heads.forEach((all, h) => {
+          const from = rows < 24 && recent < 24 ? all[23 - recent]! : null;
+          const later = from ? all.slice(from.position + 1) : [];
+          const mean = later.reduce((sum, { sides }) => sum + sides[1]!, 0) / later.length;
+          const weight = from ? Math.min(from.sides[1]! / mean, 1) : 0;
+          expect(positionsOf(twin, h)).toEqual(all.map(({ position }) => position));
+          const values = readRows(scope, twin.cache, 0, h, "values");
+          all.forEach(({ position, value }, r) => {
+            const into = from !== null && position > from.position && position <= from.position + targets;
+            value.forEach((x, d) => {
+              const expected = rounding[dtype](into ? x + (weight * from.value[d]!) / targets : x);
+              const tolerance = into ? Math.max(1e-6, dtype === "float32" ? 0 : Math.abs(expected) * 2 ** -7) : 0;
+              expect(Math.abs(values[64 * r + d]! - expected)).toBeLessThanOrEqual(tolerance);
+            });
+          });
+        });
+      }
+    });
+  }
 });
 
 eachBackend("divide_ramp", (backend) => {

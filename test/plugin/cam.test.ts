@@ -24,12 +24,14 @@ describe("parameters", () => {
       recentRatio: 0.1,
       mergeCount: 32,
       decision: "bernoulli",
+      compat: "none",
       seed: 42,
     });
     const { needs } = hooksOf(plugin, {}, shape).hooks;
     expect(needs?.hostSync).toBeUndefined();
     expect(needs?.perStep).toBeUndefined();
     expect(() => resolveParams(plugin, "paper", { startRatio: 0.6, recentRatio: 0.4 })).toThrow(/below 1 together/);
+    expect(() => resolveParams(plugin, "paper", { compat: "helm", mergePrompt: true })).toThrow(/mergePrompt: false/);
   });
 });
 
@@ -71,6 +73,54 @@ eachBackend("CaM on one layer", (backend) => {
         }
       });
     }
+  }
+
+  for (const [mergeCount, recent] of [
+    [4, 8],
+    [32, 8],
+    [4, 2],
+  ] as const) {
+    test(`compat helm is the authors' generation: masks, one row early, all later rows, a divisor of ${mergeCount}`, () => {
+      using scope = new Scope(backend.context);
+      const random = new Random(8);
+      const [startRatio, recentRatio] = [0.1, recent / 60];
+      const params = { startRatio, recentRatio, mergeCount, compat: "helm", attention: "accumulated" };
+      const { hooks, shape: needed } = hooksOf(plugin, params, shape);
+      const prompt = prompted(scope, needed, random.normals(60 * 12 * 64));
+      const { layer, cache } = prompt.twin;
+      const all = layer.heads.map((rows) => [...rows]); // the authors mask: nothing ever leaves
+      runPrefill(scope, hooks, prompt);
+      const step = decoderOf(scope, hooks, prompt);
+      let merged = 0;
+      for (let i = 0; i < 20; i++) {
+        layer.heads = all.map((rows) => [...rows.slice(0, 6), ...rows.slice(rows.length + 1 - recent)]);
+        const { probabilities, kept } = step(random.normals(12 * 64));
+        layer.heads.forEach((seen, h) => {
+          const rows = all[h]!;
+          rows.push(seen.at(-1)!);
+          expect(seen).toHaveLength(6 + recent);
+          const attention = new Map(seen.map(({ position }, r) => [position, probabilities[h]![r]!]));
+          const early = rows.length - recent + 1;
+          const later = range(early + 1, rows.length);
+          const mean = later.reduce((sum, at) => sum + attention.get(at)!, 0) / later.length;
+          const draw = unit(philox([42, 0], [0, early, h, 0])[0]!);
+          if (later.length > 0 && draw < Math.min(attention.get(early)! / mean, 1)) {
+            merged += 1;
+            for (const { value } of rows.slice(early + 1, early + 1 + mergeCount)) {
+              for (let d = 0; d < 64; d++) value[d]! += rows[early]!.value[d]! / mergeCount;
+            }
+          }
+          expect(kept[h]).toEqual([...range(0, 6), ...range(rows.length + 1 - recent, rows.length)]);
+          const values = readRows(scope, cache, 0, h, "values");
+          cache.positions(0, h).forEach((position, r) => {
+            for (let d = 0; d < 64; d++) {
+              expect(Math.abs(values[64 * r + d]! - rows[position]!.value[d]!)).toBeLessThan(1e-4);
+            }
+          });
+        });
+      }
+      expect(merged > 0).toBe(recent > 2);
+    });
   }
 
   test("C6: a budget above prompt and answer changes nothing", () => {

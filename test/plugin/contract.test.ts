@@ -193,7 +193,7 @@ for (const [shape, model] of Object.entries(models)) {
         const parts = 3 + sideArrays.length; // each of a head's parts ends at a multiple of 128 bytes
         const most =
           kvHeads * rows.reduce((sum, count) => sum + (count + 4) * rowBytes + parts * 128, 0) +
-          layers * kvHeads * 128 * Math.ceil((unrotatedKeys * headDim * 4) / 128);
+          layers * kvHeads * 128 * Math.ceil((Number(unrotatedKeys) * headDim * 4) / 128);
         expect(done!.cacheAllocatedBytes).toBeLessThanOrEqual(most);
       });
     });

@@ -6,7 +6,7 @@ import { Scope } from "../../src/native/scope.ts";
 import { resolveParams } from "../../src/plugin/params.ts";
 import { eachBackend } from "../support/backends.ts";
 import { expectBest, range } from "../support/choice.ts";
-import { generate, methodOf, openEngine, randomIds, request, trace, traceOf } from "../support/engine.ts";
+import { expectSameTrace, generate, methodOf, openEngine, randomIds, request, trace, traceOf } from "../support/engine.ts";
 import { type Matrix, matrix, row } from "../support/guarded.ts";
 import { decoderOf, hooksOf, prompted, runPrefill, scaleOf, sideValues } from "../support/hooks.ts";
 import { Random } from "../support/random.ts";
@@ -14,13 +14,20 @@ import { exact } from "../support/reference.ts";
 import { attend, attentionPrefill, headOf, type ReferenceLayer } from "../support/reference-attention.ts";
 import { causal, type LayerInputs, referenceLogits } from "../support/reference-model.ts";
 import * as reference from "../support/reference-scores.ts";
+import { relativeError } from "../support/tolerance.ts";
 
 describe("parameters", () => {
   const values = (preset: string, overrides: Record<string, unknown> = {}) =>
     resolveParams(plugin, preset, overrides).values;
 
   test("half heavy and half recent, raw sums, no decay; the presets of the specification", () => {
-    expect(values("paper")).toMatchObject({ recent: -1, decay: 1, rolling: true, perQuery: false });
+    expect(values("paper")).toMatchObject({
+      recent: -1,
+      positions: "original",
+      decay: 1,
+      rolling: true,
+      perQuery: false,
+    });
     expect(values("kvcf")).toMatchObject({ recent: 8, rolling: false, perQuery: false });
     expect(values("kvpress")).toMatchObject({ recent: 0, rolling: false, perQuery: true });
   });
@@ -224,7 +231,8 @@ eachBackend("H2O in the engine", (backend) => {
   test("check 4: H + R from the total length on, logits are those of full attention, bit for bit", async () => {
     const input = traceOf(30, 10, 6);
     const [full] = await trace(engine, await methodOf("Full"), [input]);
-    for (const text of ["H2O[capacity=40]", "H2O[capacity=40,recent=0]", "H2O[capacity=90]"]) {
+    const texts = ["H2O[capacity=40]", "H2O[capacity=40,recent=0]", "H2O[capacity=90]", "H2O[capacity=40,positions=cache]"];
+    for (const text of texts) {
       expect((await trace(engine, await methodOf(text), [input]))[0]!.logits).toEqual(full!.logits);
     }
   });
@@ -239,6 +247,41 @@ eachBackend("H2O in the engine", (backend) => {
     expect(await times("H2O@kvcf[capacity=16]")).toEqual([true, false, true]);
     const [full] = await generate(engine, await methodOf("Full"), asked);
     expect(full!.decodeMethodMs).toBe(0);
+  });
+
+  test("cache positions: logits of a model whose keys all stand at the slots 0 .. m - 1, the query at m - 1", async () => {
+    for (const [text, rows] of [
+      ["H2O[capacity=16,positions=cache]", 17],
+      ["H2O[capacity=17,recent=0,positions=cache]", 18],
+      ["H2O@kvcf[capacity=16,positions=cache]", 36],
+    ] as const) {
+      const input = traceOf(50, 20, 9);
+      const [traced] = await trace(engine, await methodOf(text), [input]);
+      let most = 0;
+      const expected = referenceLogits(engine, input.ids, (layer, kvHead, query) => {
+        if (query < 50) return causal(layer, kvHead, query);
+        const held = [...traced!.kept[query - 50]![layer]![kvHead]!, query];
+        most = Math.max(most, held.length);
+        return { rows: held.map((token, slot) => ({ token, position: slot })), query: held.length - 1 };
+      });
+      expect(most).toBe(rows);
+      traced!.logits.forEach((logits, step) => {
+        expect(relativeError(logits, row(expected, 49 + step))).toBeLessThan(1e-5);
+      });
+    }
+  });
+
+  test("cache positions: batch equals singles, and the unrotated keys are in the bytes held and expected", async () => {
+    const method = await methodOf("H2O[capacity=16,positions=cache]");
+    const inputs = [traceOf(50, 8, 10), traceOf(9, 8, 11), traceOf(70, 8, 12)];
+    const together = await trace(engine, method, inputs);
+    for (const [s, input] of inputs.entries()) {
+      expectSameTrace(backend, together[s]!, (await trace(engine, method, [input]))[0]!);
+    }
+    const [done] = await generate(engine, method, [request(randomIds(60, 13))]);
+    expect(done!.cacheBytes).toBe(done!.expectedCacheBytes);
+    const { layers, kvHeads, headDim } = engine.model;
+    expect(done!.cacheBytes).toBe(layers * kvHeads * 16 * (3 * headDim * 4 + 8));
   });
 
   test("kvcf keeps what follows the prompt", async () => {

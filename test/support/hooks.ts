@@ -4,7 +4,7 @@ import { HookOps } from "../../src/engine/hook-ops.ts";
 import { HookLayer, type LayerState } from "../../src/engine/layer.ts";
 import { type DecodeOp, plan, replay } from "../../src/engine/recorded.ts";
 import { queryMoments } from "../../src/native/heads.ts";
-import { Batch } from "../../src/native/kv.ts";
+import { Batch, EVERY_ROW } from "../../src/native/kv.ts";
 import { attentionDecode, attentionPrefill, ropeAppend, ropeAppendBatch } from "../../src/native/ops.ts";
 import { Scope } from "../../src/native/scope.ts";
 import type { Tensor } from "../../src/native/tensor.ts";
@@ -29,7 +29,9 @@ export function hooksOf(plugin: Plugin, params: Record<string, unknown>, shape: 
   const { values } = resolveParams(plugin, "paper", params, modelOf(full));
   const hooks: Hooks = plugin.create(values as never, modelOf(full));
   const sides = hooks.needs?.sideArrays ?? [];
-  return { hooks, shape: { ...shape, sideArrays: sides.length, unrotatedRows: hooks.needs?.unrotatedKeys ?? 0 } };
+  const { unrotatedKeys = 0 } = hooks.needs ?? {};
+  const unrotatedRows = unrotatedKeys === "all" ? EVERY_ROW : unrotatedKeys;
+  return { hooks, shape: { ...shape, sideArrays: sides.length, unrotatedRows } };
 }
 
 /** Queries, keys and values of a prompt, before rotation: `[rows, (heads + 2 * kvHeads) * headDim]`. */

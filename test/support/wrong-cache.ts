@@ -16,9 +16,9 @@ export const wrongCache: Wrong[] = [
     /headDim is 0/,
   ],
   [
-    "kv_create: unrotated rows below 0",
-    ({ native, c, slot }) => native.kva_kv_create(c, 1, 4, 2, 64, 0, 0, -1, slot),
-    /-1/,
+    "kv_create: unrotated rows below -1, which is every row",
+    ({ native, c, slot }) => native.kva_kv_create(c, 1, 4, 2, 64, 0, 0, -2, slot),
+    /unrotated_rows is -2/,
   ],
   [
     "kv_create_part: layers beyond the last",
@@ -96,6 +96,16 @@ export const wrongCache: Wrong[] = [
     "kv_rotate_sinks: more than are kept unrotated",
     ({ native, batch, f }) => native.kva_kv_rotate_sinks(batch, 0, 1, 0, 3, f(1, 32), 0, 1),
     /3.*2/,
+  ],
+  [
+    "kv_rotate_slots: a cache that keeps some unrotated keys only",
+    ({ native, batch, f }) => native.kva_kv_rotate_slots(batch, 0, 1, 0, f(1, 32), 0, 1),
+    /keeps 2 unrotated keys.*every row/,
+  ],
+  [
+    "kv_rotate_slots: frequencies of too many channels",
+    ({ native, batch, f }) => native.kva_kv_rotate_slots(batch, 0, 1, 0, f(1, 33), 0, 1),
+    /inv_freq has 33 columns/,
   ],
   ["kv_side: no such side array", ({ native, kv, f }) => native.kva_kv_side(kv, 0, 1, 0, f(2, 1)), /side is 1/],
   ["kv_side: no such mode", ({ native, kv, f }) => native.kva_kv_side(kv, 0, 0, 3, f(2, 1)), /mode is 3/],

@@ -54,6 +54,26 @@ export const wrongEvict: Wrong[] = [
     /rows is 4 and sinks is 5/,
   ],
   [
+    "kv_merge_recent: the newest row",
+    ({ native, batch }) => native.kva_kv_merge_recent(batch, 0, 1, 0, 0, 4, 0, 2, 0, 0),
+    /recent is 0/,
+  ],
+  [
+    "kv_merge_recent: too many targets",
+    ({ native, batch }) => native.kva_kv_merge_recent(batch, 0, 1, 0, 0, 4, 1, 4097, 0, 0),
+    /targets is 4097/,
+  ],
+  [
+    "kv_keep_ranked: an even width",
+    ({ native, batch, f }) => native.kva_kv_keep_ranked(batch, 0, 1, 0, f(2, 4), 0, 4, 0, 4),
+    /width is 4.*odd/,
+  ],
+  [
+    "kv_keep_ranked: no such side array",
+    ({ native, batch, f }) => native.kva_kv_keep_ranked(batch, 0, 1, 0, f(2, 4), 1, 4, 0, 3),
+    /side is 1/,
+  ],
+  [
     "divide_ramp: another shape",
     ({ native, f }) => native.kva_divide_ramp(f(2, 9), 1, 1, f(2, 8)),
     /\[2, 8\].*\[2, 9\]/,
