@@ -2,12 +2,13 @@
 import { definePlugin, param } from "kvaccel/plugin";
 
 /**
- * The authors' rule: a share of the rows that a head has among the best of all, and a floor. Each head is rounded by itself, halves to even,
- * so that the sum may differ from heads * rows.
+ * The authors' rule: a share of the rows that a head has among the best of all, and a floor. Each head is rounded by itself, in fp32 and
+ * halves to even, so that the sum may differ from heads * rows.
  */
 export function officialHeadRows(best: readonly number[], rows: number, floor: number): number[] {
   const halfToEven = (x: number) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
-  return best.map((count) => halfToEven(count * (1 - floor) + Math.trunc(rows * floor)));
+  const share = Math.fround(1 - floor);
+  return best.map((count) => halfToEven(Math.fround(Math.fround(count * share) + Math.trunc(rows * floor))));
 }
 
 export default definePlugin({

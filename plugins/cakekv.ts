@@ -1,14 +1,18 @@
 // CAKE (Qin et al. 2025, arXiv:2503.12491): layers whose attention is spread and shifting get more rows; rows whose attention is high or shifting stay.
 import { definePlugin, type ModelInfo, param } from "kvaccel/plugin";
 
-/** tau1, tau2 that the authors searched for at 1024 rows; other models: 1, 1. */
-const searchedTaus: readonly { is: (model: ModelInfo) => boolean; taus: readonly [number, number] }[] = [
-  { is: ({ family, layers, kvHeads }) => family === "llama" && layers === 32 && kvHeads === 8, taus: [1.6, 0.4] },
-  { is: ({ family, layers, kvHeads }) => family === "llama" && layers === 32 && kvHeads === 32, taus: [1.9, 1.8] },
-  { is: ({ family, layers, kvHeads }) => family === "llama" && layers === 40 && kvHeads === 40, taus: [0.5, 0.4] },
-  { is: ({ family, layers, kvHeads }) => family === "mistral" && layers === 32 && kvHeads === 8, taus: [0.8, 0.5] },
-  { is: ({ family, layers, kvHeads }) => family === "qwen2" && layers === 28 && kvHeads === 4, taus: [1.5, 0.6] },
-];
+/** tau1, tau2 that the authors searched for, by model (family, layers, KV heads) and capacity; elsewhere 1, 1. */
+const searchedTaus: Readonly<Record<string, Readonly<Record<number, readonly [number, number]>>>> = {
+  "llama 32 8": { 1024: [1.6, 0.4], 128: [1.6, 0.6] },
+  "llama 32 32": { 1024: [1.9, 1.8], 128: [0.9, 2.3] },
+  "llama 40 40": { 1024: [0.5, 0.4], 128: [1.8, 2] },
+  "mistral 32 8": { 1024: [0.8, 0.5], 128: [1, 0.8] },
+  "qwen2 28 4": { 1024: [1.5, 0.6], 128: [0.4, 0.6] },
+};
+
+function tausOf({ family, layers, kvHeads }: ModelInfo, capacity: unknown): readonly [number, number] {
+  return searchedTaus[`${family} ${layers} ${kvHeads}`]?.[Number(capacity)] ?? [1, 1];
+}
 
 /** Rows per layer in proportion to the preferences, none above `most`, together `total` where that fits. */
 export function waterfill(preferences: readonly number[], total: number, most: number): number[] {
@@ -78,13 +82,14 @@ export default definePlugin({
       about: "rows per layer: total kept exactly, or the authors' integer rule",
     }),
     decode: param.choice({
-      choices: ["sorted", "none"],
+      choices: ["sorted", "official", "none"],
       default: "sorted",
-      about: "while decoding, drop the row whose neighbourhood got least from the newest token, or nothing",
+      about:
+        "while decoding, drop the row whose neighbourhood got least from the newest token, in order of text or as the authors' code; or nothing",
     }),
   },
   presets: {
-    official: { allocation: "official" },
+    official: { allocation: "official", decode: "official" },
   },
 
   // Rows among codes, or beside keys of fewer channels, cannot go one by one.
@@ -94,8 +99,8 @@ export default definePlugin({
 
   sharesRows: "layers",
 
-  modelDefaults(model) {
-    const [tau1, tau2] = searchedTaus.find(({ is }) => is(model))?.taus ?? [1, 1];
+  modelDefaults(model, { capacity }) {
+    const [tau1, tau2] = tausOf(model, capacity);
     return { tau1, tau2 };
   },
 
@@ -105,25 +110,27 @@ export default definePlugin({
     }
   },
 
-  expectedRows: ({ budget, window }, promptTokens) =>
-    Math.min(promptTokens, Math.max(budget.rows(promptTokens), window + 1)),
+  expectedRows({ budget, window, decode }, promptTokens) {
+    const rows = Math.max(budget.rows(promptTokens), window + 1);
+    return promptTokens <= mostWhole(rows, window, decode) ? promptTokens : rows;
+  },
 
   create({ budget, window, kernel, gamma, tau1, tau2, cascade, allocation, decode }) {
     const mean = (promptTokens: number) => Math.max(budget.rows(promptTokens), window + 1);
     const preferences: number[] = [];
-    let kept: number[] = []; // rows beside the window, by layer
+    let budgets: number[] = []; // rows beside the window, by layer
     return {
       needs: {
         queryRing: window,
         sideArrays: ["indicator"],
         cascade: true,
         hostSync: "prefill",
-        decodeProbs: decode === "sorted",
+        decodeProbs: decode !== "none",
       },
 
       prefill(layer, ops) {
         const rows = mean(layer.promptTokens);
-        if (layer.promptTokens <= rows) return; // a short prompt loses nothing
+        if (layer.promptTokens <= mostWhole(rows, window, decode)) return; // a short prompt loses nothing
 
         const stats = ops.windowStats(layer.queries(window), layer.keys);
         const indicator = ops.pool(ops.combine(1, stats.mean, gamma, stats.variance), "avg", kernel);
@@ -137,12 +144,12 @@ export default definePlugin({
         const total = layer.layers * (rows - window);
         const choosable = layer.promptTokens - window;
         if (allocation === "official") {
-          kept = officialRows(preferences, total, choosable).map((x, l) => Math.min(x, kept[l] ?? x));
+          budgets = officialRows(preferences, total, choosable); // they may rise again: what is gone stays gone
         } else {
           const shares = waterfill(preferences, total, choosable);
-          kept = last ? wholeRows(shares) : shares.map((x) => Math.ceil(x - 1e-9));
+          budgets = last ? wholeRows(shares) : shares.map((x) => Math.ceil(x - 1e-9));
         }
-        kept.forEach((count, l) => {
+        budgets.forEach((count, l) => {
           const earlier = layer.at(l);
           if (earlier.length <= count + window) return;
           const scores = ops.slice(earlier.side("indicator"), 0, earlier.length - window);
@@ -152,10 +159,16 @@ export default definePlugin({
 
       decode(layer) {
         if (decode === "none") return;
-        const count = kept[layer.index];
+        const count = budgets[layer.index];
         const rows = count === undefined ? mean(layer.promptTokens) : count + window;
-        layer.dropPooled(rows, { recent: window, width: kernel });
+        if (decode === "sorted") layer.dropPooled(rows, { recent: window, width: kernel });
+        else layer.keepRanked("indicator", rows, { recent: window, width: kernel });
       },
     };
   },
 });
+
+/** Longest prompt that stays whole. The authors' code leaves some above the budget to its decoding, which cuts them at the first new token. */
+function mostWhole(rows: number, window: number, decode: "sorted" | "official" | "none"): number {
+  return decode === "official" ? rows + window : rows;
+}

@@ -33,13 +33,15 @@ export default definePlugin({
     compat: param.choice({
       choices: ["none", "helm"],
       default: "none",
-      about: "helm: the authors' generation code: by the newest token's attention, against all later rows, a row before its time",
+      about:
+        "helm: the authors' generation code: by the newest token's attention, against all later rows, a row before its time",
     }),
     seed: param.int({ default: 42, min: 0, max: 2 ** 32 - 1, about: "of the draws" }),
   },
 
   check({ capacity, startRatio, recentRatio, mergePrompt, compat }) {
-    if (compat === "helm" && mergePrompt) return "compat: helm needs mergePrompt: false: it drops the middle of the prompt unmerged";
+    if (compat === "helm" && mergePrompt)
+      return "compat: helm needs mergePrompt: false: it drops the middle of the prompt unmerged";
     if (capacity === 1) return "capacity must be 0 or at least 2: one row for each half";
     if (capacity === 0 && startRatio + recentRatio >= 1) {
       return `startRatio and recentRatio must be below 1 together: they are ${startRatio} and ${recentRatio}`;

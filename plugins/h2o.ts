@@ -13,7 +13,8 @@ export default definePlugin({
     positions: param.choice({
       choices: ["original", "cache"],
       default: "original",
-      about: "distances as in the text, or as inside the cache (the authors' streaming form; unrotated keys are kept, too)",
+      about:
+        "distances as in the text, or as inside the cache (the authors' streaming form; unrotated keys are kept, too)",
     }),
     decay: param.number({ default: 1, min: 0, max: 1, about: "factor on a row's sum before a new token adds to it" }),
     rolling: param.flag({ default: true, about: "go on dropping the lightest row while decoding" }),
@@ -36,7 +37,7 @@ export default definePlugin({
 
   // Rows inside a group of codes, or beside keys of fewer channels, cannot go one by one, nor can their keys be turned.
   beside(others) {
-    return others.includes("channels") || others.includes("quantization") 
+    return others.includes("channels") || others.includes("quantization")
       ? { positions: "original", rolling: false }
       : undefined;
   },

@@ -331,8 +331,11 @@ export interface Plugin<P extends Params = Params> {
   params: P;
   /** named sets of parameter values; `paper` is the defaults and need not be listed */
   presets?: Record<string, Record<string, unknown>>;
-  /** defaults that depend on the model (KIVI keeps more bits where query heads share a KV head); presets and users override them */
-  modelDefaults?(model: ModelInfo): Record<string, unknown>;
+  /**
+   * defaults that depend on the model (KIVI keeps more bits where query heads share a KV head); presets and users override them. `chosen`:
+   * the parameters without them, a budget as `capacity` or `keepRatio`
+   */
+  modelDefaults?(model: ModelInfo, chosen: Readonly<Record<string, unknown>>): Record<string, unknown>;
   /** values that must hold when composed with methods of these categories (StreamingLLM keeps original positions beside KIVI); a sentence where it cannot be */
   beside?(others: readonly Category[]): Record<string, unknown> | string | undefined;
   /** a sentence where two values do not fit each other */

@@ -136,13 +136,18 @@ export function resolveParams(
     const names = presetNames(plugin).join(", ");
     throw new KvaError("usage", `${plugin.name} has no preset ${preset}; it has ${names}`);
   }
-  const params: Record<string, unknown> = {};
-  for (const [key, p] of Object.entries(plugin.params)) {
-    params[key] = p.type === "budget" ? { capacity: p.default } : p.default;
-  }
-  if (model !== undefined) overlay(plugin, params, plugin.modelDefaults?.(model) ?? {});
-  overlay(plugin, params, plugin.presets?.[known] ?? {});
-  overlay(plugin, params, overrides);
+  const chosen = (more: Record<string, unknown>) => {
+    const params: Record<string, unknown> = {};
+    for (const [key, p] of Object.entries(plugin.params)) {
+      params[key] = p.type === "budget" ? { capacity: p.default } : p.default;
+    }
+    overlay(plugin, params, more);
+    overlay(plugin, params, plugin.presets?.[known] ?? {});
+    overlay(plugin, params, overrides);
+    return params;
+  };
+  let params = chosen({});
+  if (model && plugin.modelDefaults) params = chosen(plugin.modelDefaults(model, flatParams(plugin, params)));
   return { params, values: typedValues(plugin, params) };
 }
 

@@ -20,6 +20,7 @@ describe("the authors' rule", () => {
     expect(officialHeadRows([5, 15], 10, 0.5)).toEqual([8, 12]); // 7.5, 12.5
     expect(officialHeadRows([10, 10], 10, 1)).toEqual([10, 10]);
     expect(officialHeadRows([3, 17], 10, 0)).toEqual([3, 17]);
+    expect(officialHeadRows([435], 100, 0.7)).toEqual([200]); // 200.5 in fp32, above it in fp64
   });
 });
 

@@ -60,12 +60,30 @@ describe("layer budgets", () => {
       gamma: 200,
       kernel: 5,
       cascade: true,
+      allocation: "waterfill",
+      decode: "sorted",
+      tau1: 1,
+      tau2: 1,
     });
+    expect(resolveParams(plugin, "official", {}).values).toMatchObject({ allocation: "official", decode: "official" });
     const llama = { family: "llama", layers: 32, heads: 32, kvHeads: 8, headDim: 128, hiddenSize: 4096 };
     expect(resolveParams(plugin, "paper", {}, llama).values).toMatchObject({ tau1: 1.6, tau2: 0.4 });
+    expect(resolveParams(plugin, "official", { capacity: 128 }, llama).values).toMatchObject({ tau1: 1.6, tau2: 0.6 });
+    expect(resolveParams(plugin, "paper", { capacity: 512 }, llama).values).toMatchObject({ tau1: 1, tau2: 1 });
+    expect(resolveParams(plugin, "paper", { tau1: 0.7 }, llama).values).toMatchObject({ tau1: 0.7, tau2: 0.4 });
+    const mistral = { ...llama, family: "mistral" };
+    expect(resolveParams(plugin, "paper", { capacity: 128 }, mistral).values).toMatchObject({ tau1: 1, tau2: 0.8 });
     expect(resolveParams(plugin, "paper", {}, { ...llama, family: "glm" }).values).toMatchObject({ tau1: 1, tau2: 1 });
   });
 });
+
+/** mean + gamma * variance of attention */
+const combined = ({ mean, variance }: ReturnType<typeof reference.windowStats>, gamma = 200) =>
+  matrix(
+    mean.rows,
+    mean.columns,
+    mean.data.map((x, i) => x + gamma * variance.data[i]!),
+  );
 
 eachBackend("CakeKV in the engine", (backend) => {
   let engine: Engine;
@@ -92,13 +110,8 @@ eachBackend("CakeKV in the engine", (backend) => {
         142,
       ),
     );
-    stats.forEach(({ mean, variance }, l) => {
-      const indicator = matrix(
-        2,
-        142,
-        mean.data.map((x, i) => x + 200 * variance.data[i]!),
-      );
-      const scores = reference.pool(indicator, "avg", 5);
+    stats.forEach((one, l) => {
+      const scores = reference.pool(combined(one), "avg", 5);
       traced!.kept[0]![l]!.forEach((positions, h) => {
         expect(positions.slice(-8)).toEqual(range(142, 150));
         expectBest(positions.slice(0, -8), row(scores, h), budgets[l]!);
@@ -117,6 +130,62 @@ eachBackend("CakeKV in the engine", (backend) => {
       });
     }
   });
+});
+
+eachBackend("CakeKV as the authors decode", (backend) => {
+  const shape = { kvHeads: 2, groupSize: 4, headDim: 64, dtype: "float32" as const };
+
+  /** One step of a head: rows in order of storage, the window's behind; what is left, best first, and the window. */
+  function cut<T>(stored: readonly T[], attention: (row: T) => number, budget: number, window: number): T[] {
+    if (stored.length <= budget + window) return [...stored];
+    const old = stored.slice(0, stored.length - window);
+    const p = matrix(1, old.length, Float64Array.from(old, attention));
+    const pooled = reference.pool(p, "avg", 5).data;
+    const best = reference.topk(pooled, budget).toSorted((a, b) => pooled[b]! - pooled[a]! || a - b);
+    return [...best.map((at) => old[at]!), ...stored.slice(stored.length - window)];
+  }
+
+  for (const [prompt, capacity, window] of [
+    [80, 24, 6], // dropped after the prompt, stored by score
+    [29, 24, 6], // C < n <= C + w: whole after the prompt, cut to C at the first token
+    [30, 24, 6],
+    [20, 24, 6],
+  ] as const) {
+    test(`${prompt} rows, ${capacity} to keep: pooling runs over rows in order of the last scores`, () => {
+      using scope = new Scope(backend.context);
+      const random = new Random(prompt);
+      const { hooks, shape: needed } = hooksOf(plugin, { capacity, window, decode: "official" }, shape);
+      const made = prompted(scope, needed, random.normals(prompt * 12 * 64));
+      const { layer } = made.twin;
+      const last = matrix(
+        window,
+        made.queryValues.columns,
+        made.queryValues.data.slice(-window * made.queryValues.columns),
+      );
+      const stats = reference.windowStats(layer, last, scaleOf(64), "mean", exact);
+      const indicator = reference.pool(combined(stats), "avg", 5);
+      const kept = runPrefill(scope, hooks, made);
+      const stored = layer.heads.map((rows, h) => {
+        if (prompt <= capacity + window) return [...rows];
+        const scores = row(indicator, h);
+        const best = reference.topk(scores, capacity - window).toSorted((a, b) => scores[b]! - scores[a]! || a - b);
+        return [...best.map((at) => rows[at]!), ...rows.slice(-window)];
+      });
+      const positions = () => stored.map((rows) => rows.map(({ position }) => position).toSorted((a, b) => a - b));
+      expect(kept).toEqual(positions());
+      layer.heads = stored.map((rows) => [...rows]);
+      const step = decoderOf(scope, hooks, made);
+      for (let i = 0; i < 25; i++) {
+        const { probabilities, kept } = step(random.normals(12 * 64));
+        layer.heads.forEach((rows, h) => {
+          const attention = new Map(rows.map((one, r) => [one, probabilities[h]![r]!]));
+          stored[h] = cut(rows, (one) => attention.get(one)!, capacity - window, window);
+        });
+        layer.heads = stored.map((rows) => [...rows]);
+        expect(kept).toEqual(positions());
+      }
+    });
+  }
 });
 
 eachBackend("CakeKV while decoding", (backend) => {

@@ -6,7 +6,16 @@ import { Scope } from "../../src/native/scope.ts";
 import { resolveParams } from "../../src/plugin/params.ts";
 import { eachBackend } from "../support/backends.ts";
 import { expectBest, range } from "../support/choice.ts";
-import { expectSameTrace, generate, methodOf, openEngine, randomIds, request, trace, traceOf } from "../support/engine.ts";
+import {
+  expectSameTrace,
+  generate,
+  methodOf,
+  openEngine,
+  randomIds,
+  request,
+  trace,
+  traceOf,
+} from "../support/engine.ts";
 import { type Matrix, matrix, row } from "../support/guarded.ts";
 import { decoderOf, hooksOf, prompted, runPrefill, scaleOf, sideValues } from "../support/hooks.ts";
 import { Random } from "../support/random.ts";
@@ -231,7 +240,12 @@ eachBackend("H2O in the engine", (backend) => {
   test("check 4: H + R from the total length on, logits are those of full attention, bit for bit", async () => {
     const input = traceOf(30, 10, 6);
     const [full] = await trace(engine, await methodOf("Full"), [input]);
-    const texts = ["H2O[capacity=40]", "H2O[capacity=40,recent=0]", "H2O[capacity=90]", "H2O[capacity=40,positions=cache]"];
+    const texts = [
+      "H2O[capacity=40]",
+      "H2O[capacity=40,recent=0]",
+      "H2O[capacity=90]",
+      "H2O[capacity=40,positions=cache]",
+    ];
     for (const text of texts) {
       expect((await trace(engine, await methodOf(text), [input]))[0]!.logits).toEqual(full!.logits);
     }
