@@ -92,13 +92,13 @@ export function reportOf({ settings, run, directory }: Measured, written: Writte
 export async function mergedReport(settings: Settings, run: PreparedRun, path: string): Promise<RunReport> {
   const directory = RunDirectory.open(path, { again: true });
   try {
-    const tasks = readMembers(path, directory.run);
+    const writers = readMembers(path, directory.run);
     const machines = {
-      engines: tasks.flatMap(({ engines }) => engines ?? []),
-      devices: tasks.flatMap(({ devices }) => devices ?? []),
-      tasks,
+      engines: writers.flatMap(({ engines }) => engines ?? []),
+      devices: writers.flatMap(({ devices }) => devices ?? []),
+      writers,
     };
-    const wallMs = Math.max(0, ...tasks.map(({ wall_ms }) => wall_ms ?? 0));
+    const wallMs = Math.max(0, ...writers.map(({ wall_ms }) => wall_ms ?? 0));
     const measured = { settings, run, directory };
     const written = await writeResults(measured, machines, wallMs);
     const rows = run.plan.tasks.map((task) => directory.rows.get(identity(task)));

@@ -12,7 +12,7 @@ import { identity, type Row } from "../../src/bench/rows.ts";
 import type { RunPlan } from "../../src/bench/run-contract.ts";
 import { RunDirectory, readRows } from "../../src/bench/rundir.ts";
 import { runTasks } from "../../src/bench/runner.ts";
-import { planOf, sample, tasksOf } from "../support/fake-plan.ts";
+import { engineOptions, planOf, sample, tasksOf } from "../support/fake-plan.ts";
 import { folder } from "../support/folder.ts";
 
 let state: string;
@@ -52,7 +52,7 @@ const files = (path: string) =>
 const linesOf = (path: string) =>
   Object.fromEntries(files(path).map((name) => [name, readFileSync(join(path, name), "utf8").trim().split("\n")]));
 
-test("two writers share the samples; merged, the directory is that of one writer, and merging again changes nothing", async () => {
+test("two writers of two engines share the samples; merged, the directory is that of one writer, and merging again changes nothing", async () => {
   const path = folder();
   const start = await started(path);
   const plan = planOf(
@@ -60,7 +60,7 @@ test("two writers share the samples; merged, the directory is that of one writer
       Array.from({ length: 12 }, (_, at) => sample("vt", 512, at)),
       ["Slow"],
     ),
-    { logKept: true },
+    { logKept: true, engines: [engineOptions, { ...engineOptions, device: "cpu:1" }] },
   );
   await Promise.all(["a", "b"].map((task) => work(joined(path, start, task), plan)));
   expect(log().toSorted()).toEqual(plan.tasks.map(({ sample: { id } }) => `Slow ${id}`).toSorted());
@@ -161,36 +161,40 @@ test("who still writes is seen by its heartbeat; a start whose writers are gone 
   expect(existsSync(join(path, "lock"))).toBe(true);
 });
 
-/** `make test-kills` takes 200. */
+/** `make test-kills` takes 200: runs with four each. */
 const kills = Number(process.env.KILLS ?? 4);
 
 test(
-  `two writers killed at ${kills} random moments lose no sample and have none twice`,
+  `two writers killed or stopped at ${kills} random moments lose no sample and have none twice`,
   async () => {
-    const script = join(import.meta.dir, "..", "support", "fake-join-child.ts");
-    const path = folder();
-    let start = await started(path);
-    const begin = (task: string) =>
-      Bun.spawn([process.execPath, script, path, String(start), task], { stdout: "ignore", stderr: "inherit" });
-    const writers = [begin("a"), begin("b")];
-    for (let kill = 0; kill < kills; kill++) {
-      await Bun.sleep(80 + 300 * Math.random());
-      const at = kill % 2;
-      writers[at]!.kill(["SIGKILL", "SIGTERM"][Math.round(Math.random())] as "SIGKILL");
-      await writers[at]!.exited;
-      writers[at] = begin("ab"[at]!);
-    }
-    expect(await Promise.all(writers.map(({ exited }) => exited))).toEqual([0, 0]);
-    mergeParts(path);
-    const rows = readSamples(path);
-    expect(new Set(rows.map(({ run, ...row }) => `${run} ${identity(row)}`)).size).toBe(rows.length);
-    // a sample with which two writers died is marked; the next start runs it
-    start = await started(path);
-    expect(await begin("c").exited).toBe(0);
-    endWriters(path, start);
-    mergeParts(path);
-    const ok = readSamples(path).filter(({ status }) => status === "ok");
-    expect({ rows: ok.length, different: new Set(ok.map(identity)).size }).toEqual({ rows: 60, different: 60 });
+    for (let run = 0; run < kills / 4; run++) await killedRun();
   },
-  60_000 + 1000 * kills,
+  60_000 + 10_000 * kills,
 );
+
+async function killedRun(): Promise<void> {
+  const script = join(import.meta.dir, "..", "support", "fake-join-child.ts");
+  const path = folder();
+  let start = await started(path);
+  const begin = (task: string) =>
+    Bun.spawn([process.execPath, script, path, String(start), task], { stdout: "ignore", stderr: "inherit" });
+  const writers = [begin("a"), begin("b")];
+  for (let kill = 0; kill < 4; kill++) {
+    await Bun.sleep(80 + 300 * Math.random());
+    const writer = writers[kill % 2]!;
+    writer.kill(Math.random() < 0.5 ? "SIGKILL" : "SIGTERM");
+    await writer.exited;
+    writers[kill % 2] = begin("ab"[kill % 2]!);
+  }
+  expect(await Promise.all(writers.map(({ exited }) => exited))).toEqual([0, 0]);
+  mergeParts(path);
+  const rows = readSamples(path);
+  expect(new Set(rows.map((row) => `${row.run} ${identity(row)}`)).size).toBe(rows.length);
+  // a sample with which two writers died is marked; the next start runs it
+  start = await started(path);
+  expect(await begin("c").exited).toBe(0);
+  endWriters(path, start);
+  mergeParts(path);
+  const ok = readSamples(path).filter(({ status }) => status === "ok");
+  expect({ rows: ok.length, different: new Set(ok.map(identity)).size }).toEqual({ rows: 60, different: 60 });
+}

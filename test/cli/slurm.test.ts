@@ -154,18 +154,22 @@ test("without sbatch on PATH it is said so", async () => {
   said.mockRestore();
 });
 
-test("a run is submitted, its tasks share the samples, and the tables come as from accel run; then nothing is left to launch", async () => {
+test("a run is submitted and followed, its tasks share the samples; then nothing is left to launch, and the tables come at once", async () => {
   const path = join(folder(), "run");
   const words = ["launch", "slurm", "--task_names", "niah_single_2", "--length", "512", "--num_samples", "3"];
   const flags = [...words, "--acceleration", "Full", "--device", "cpu", "--threads", "1", "--copies", "2"];
-  const launch = () => endOf(startAccel([...flags, "--output_path", path, "-o", "csv"], { PATH: slurm.path }));
-  const { code, out, err } = await launch();
+  const launch = (...more: string[]) =>
+    endOf(startAccel([...flags, "--output_path", path, "-o", "csv", ...more], { PATH: slurm.path }));
+  const detached = await launch("--detach");
+  expect([detached.code, detached.out]).toEqual([0, "7\n"]);
+  expect(detached.err).toContain(`job 7: 3 of 3 measurements in 2 tasks; ${path}`);
+  const follower = startAccel(["launch", "slurm", "--follow", path, "-o", "csv"], { PATH: slurm.path });
+  const { code, out, err } = await endOf(follower);
   expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
-  expect(err).toContain(`job 7: 3 of 3 measurements in 2 tasks; ${path}`);
   expect(out).toMatch(/^length,.*\n512,.*\b100\b/m);
   expect(readRows(path)).toHaveLength(3);
   const manifest = JSON.parse(readFileSync(join(path, "manifest.json"), "utf8"));
-  expect(manifest.tasks.map(({ task, host }: Record<string, string>) => [task, host])).toEqual([
+  expect(manifest.writers.map(({ task, host }: Record<string, string>) => [task, host])).toEqual([
     ["7_0", "node0"],
     ["7_1", "node1"],
   ]);

@@ -79,8 +79,8 @@ test("a job array on two nodes leaves the rows and results of a local run", asyn
   expect(out).toContain("Accuracy: RULER (quick), tiny-ruler bfloat16");
   expect(err).toContain("16 of 16 measurements in 2 tasks");
   expectLocalRows(path);
-  const { tasks } = JSON.parse(readFileSync(join(path, "manifest.json"), "utf8"));
-  expect(tasks.map(({ task, host }: { task: string; host: string }) => `${task.split("_")[1]} ${host}`)).toEqual([
+  const { writers } = JSON.parse(readFileSync(join(path, "manifest.json"), "utf8"));
+  expect(writers.map(({ task, host }: { task: string; host: string }) => `${task.split("_")[1]} ${host}`)).toEqual([
     "0 node1",
     "1 node2",
   ]);
