@@ -1,5 +1,6 @@
 // Writes a checkpoint of a shape with random weights as safetensors, and times how it loads from the page cache onto the device: seconds, and
-// the host memory that the engine holds beyond the mapped file. usage: bun scripts/gpu/loading.ts FOLDER [SHAPE] [DEVICE]
+// the host memory that the engine holds beyond the mapped file. usage: bun scripts/gpu/loading.ts FOLDER [SHAPE] [DEVICE]; KEEP=1 leaves it
+// for others
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { EngineProcess } from "../../src/bench/engine-process.ts";
@@ -80,4 +81,4 @@ for (let run = 1; run <= 3; run++) {
   );
   await engine.stop();
 }
-rmSync(join(folder, "model.safetensors"));
+if (!process.env.KEEP) rmSync(join(folder, "model.safetensors"));

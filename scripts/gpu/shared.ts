@@ -1,5 +1,5 @@
 // Engines that share a device's weights, measured: bytes of the device, loading, restart of a killed one, equal tokens.
-// bun scripts/gpu/shared.ts; without a GPU: BACKEND=cpu SHAPE=tiny-ruler PROMPT=512 bun scripts/gpu/shared.ts
+// bun scripts/gpu/shared.ts; MODEL=folder reads a checkpoint in place of random weights; without a GPU: BACKEND=cpu SHAPE=tiny-ruler PROMPT=512 bun scripts/gpu/shared.ts
 import { readFileSync } from "node:fs";
 import type { EngineProcess } from "../../src/bench/engine-process.ts";
 import { formatBytes } from "../../src/bench/format.ts";
@@ -7,10 +7,10 @@ import { WeightHolders } from "../../src/bench/weight-holders.ts";
 import { whyNotShared } from "../../src/cli/sharing.ts";
 import type { EngineOptions, MethodSpec, Request } from "../../src/engine/protocol.ts";
 
-const { BACKEND = "cuda", SHAPE = "llama-3.1-8b", PROMPT = "4096", COUNTS = "1,2,4" } = process.env;
+const { BACKEND = "cuda", SHAPE = "llama-3.1-8b", PROMPT = "4096", COUNTS = "1,2,4", MODEL } = process.env;
 const device = `${BACKEND}:0`;
 const full: MethodSpec = { label: "Full", parts: [], hash: "full" };
-const model = { shape: SHAPE, seed: 42 };
+const model = MODEL === undefined ? { shape: SHAPE, seed: 42 } : { dir: MODEL };
 const common = {
   model,
   device,
@@ -92,7 +92,7 @@ const titles = [
   "tokens",
 ];
 const reason = await whyNotShared([device]);
-console.log(`${SHAPE}, ${device}, prompts of ${PROMPT} tokens; ${reason ?? "processes share memory"}`);
+console.log(`${MODEL ?? SHAPE}, ${device}, prompts of ${PROMPT} tokens; ${reason ?? "processes share memory"}`);
 console.log(`| ${titles.join(" | ")} |\n|${titles.map(() => "---|").join("")}`);
 await measure(1, false);
 await measure(2, false);
