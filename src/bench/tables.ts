@@ -177,10 +177,11 @@ const sparseCells = ({ density, selectMs }: CostCell): Cell[] => [
 
 function sharedNotes({ cost }: Cells): string[] {
   const shared = cost.flatMap(({ sharedWeightBytes }) => sharedWeightBytes ?? []);
-  if (shared.length === 0) return [];
-  const bytes = formatBytes(Math.max(...shared));
-  return [`Each peak has ${bytes} of weights that the workers of a device share: the device holds them once.`];
+  return shared.length === 0 ? [] : [sharedWeightsNote(Math.max(...shared))];
 }
+
+export const sharedWeightsNote = (bytes: number): string =>
+  `Each peak has ${formatBytes(bytes)} of weights that the workers of a device share: the device holds them once.`;
 
 function pipelineNotes({ cost }: Cells): string[] {
   const piped = cost.flatMap(({ method, length, throughput }) =>

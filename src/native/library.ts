@@ -6,7 +6,8 @@ import { type ErrorCode, KvaError, reason } from "./error.ts";
 import { symbols } from "./symbols.ts";
 
 export type Backend = "cpu" | "cuda";
-const ABI = { major: 1, minor: 8 };
+/** The version of the header that symbols.ts was written from. */
+export const ABI = { major: 1, minor: 9 };
 const root = join(import.meta.dir, "..", "..");
 
 /** Where the library of a backend lies: `KVACCEL_LIB`, else `build/` of the package. */

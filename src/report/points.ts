@@ -23,6 +23,8 @@ export interface Point extends Counts {
   expectedCacheBytes: number | null;
   allocatedBytes: number | null;
   peakBytes: number | null;
+  /** of the peak, weights that the workers of a device share */
+  sharedWeightBytes: number | null;
 }
 
 /** Time of a sample in milliseconds; prefill without the method's hooks in it. */
@@ -62,6 +64,7 @@ export function makePoints(runs: readonly RunData[]): Point[] {
         expectedCacheBytes: cost.expectedCacheBytes,
         allocatedBytes: cost.cacheAllocatedBytes,
         peakBytes: cost.peakBytes,
+        sharedWeightBytes: cost.sharedWeightBytes,
       };
     }),
   );

@@ -2,6 +2,7 @@
 import { formatDuration, formatShare } from "../bench/format.ts";
 import { samplesFile } from "../bench/row-files.ts";
 import { blank, type Cell, type Column, type TableData, text } from "../bench/table.ts";
+import { sharedWeightsNote } from "../bench/tables.ts";
 import { depthText } from "./depth-chart.ts";
 import type { DepthCell } from "./depths.ts";
 import { cacheCost, frontOf, placed, timeCost } from "./pareto-chart.ts";
@@ -148,8 +149,10 @@ export function timeSheet(points: readonly Point[]): TableData {
 }
 
 export function memorySheet(points: readonly Point[]): TableData {
+  const shared = Math.max(0, ...points.map(({ sharedWeightBytes }) => sharedWeightBytes ?? 0));
   return {
     ...plain,
+    notes: shared > 0 ? [sharedWeightsNote(shared)] : [],
     title: "Memory",
     columns: [
       ...head,

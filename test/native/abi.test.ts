@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { libraryPath, openLibrary } from "../../src/native/library.ts";
+import { ABI, libraryPath, openLibrary } from "../../src/native/library.ts";
 import { symbols } from "../../src/native/symbols.ts";
 import { backends, eachBackend } from "../support/backends.ts";
 
@@ -48,6 +48,7 @@ describe.each([...backends()])("the %s library", (backend) => {
     const { native } = openLibrary(backend);
     const [, major, minor] = /KVA_ABI_VERSION \(\((\d+) << 16\) \| (\d+)\)/.exec(header)!;
     expect(native.kva_abi_version()).toBe((Number(major) << 16) | Number(minor));
+    expect(ABI).toEqual({ major: Number(major), minor: Number(minor) });
     expect(String(native.kva_backend_name())).toBe(backend);
     expect(String(native.kva_build_info())).toMatch(/^[^\n]{10,}$/);
   });

@@ -2,11 +2,12 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Row } from "../../src/bench/rows.ts";
 import { depthCells } from "../../src/report/depths.ts";
 import { placeLabels } from "../../src/report/labels.ts";
 import { makePoints, paretoFront } from "../../src/report/points.ts";
 import { readRun, readRuns } from "../../src/report/run-data.ts";
-import { accuracySheet, paretoSheet } from "../../src/report/sheets.ts";
+import { accuracySheet, memorySheet, paretoSheet } from "../../src/report/sheets.ts";
 import { byteAxis, linearByteTicks, linearTimeTicks, timeAxis } from "../../src/report/ticks.ts";
 import { folder } from "../support/folder.ts";
 import { fixture, outOfMemory } from "./fixture.ts";
@@ -50,6 +51,15 @@ describe("points", () => {
 });
 
 describe("tables", () => {
+  test("memory says how much of the peaks the workers of a device share", () => {
+    const notes = (row: (row: Row) => Row) =>
+      memorySheet(makePoints([readRun(fixture({ results: false, row }))])).notes;
+    expect(notes((row) => row)).toEqual([]);
+    expect(notes((row) => ({ ...row, shared_weight_bytes: 2 ** 20 }))).toEqual([
+      "Each peak has 1.00 MiB of weights that the workers of a device share: the device holds them once.",
+    ]);
+  });
+
   test("accuracy has a row for each method and a column for each length", () => {
     const runs = [readRun(fixture({ row: (row) => (row.method === "Half" ? outOfMemory(row, "too large") : row) }))];
     const sheet = accuracySheet(runs, makePoints(runs));
