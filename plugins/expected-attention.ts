@@ -10,6 +10,7 @@ export default definePlugin({
 
   params: {
     budget: param.budget({ default: 1024 }),
+    rounding: param.rounding(),
     futurePositions: param.int({
       default: 512,
       min: 1,
@@ -22,7 +23,7 @@ export default definePlugin({
     epsilon: param.number({ default: 0, min: 0, max: 1, about: "added to the attention before it is weighed" }),
   },
   presets: {
-    kvpress: { keepRatio: 0.5 },
+    kvpress: { keepRatio: 0.5, rounding: "kvpress" },
   },
 
   check({ budget, sinks }) {
@@ -31,15 +32,15 @@ export default definePlugin({
     }
   },
 
-  expectedRows: ({ budget, sinks }, promptTokens) =>
-    Math.min(promptTokens, Math.max(budget.rows(promptTokens), sinks + 1)),
+  expectedRows: ({ budget, rounding, sinks }, promptTokens) =>
+    Math.min(promptTokens, Math.max(budget.rows(promptTokens, rounding), sinks + 1)),
 
-  create({ budget, futurePositions, sinks, covariance, valueNorm, epsilon }) {
+  create({ budget, rounding, futurePositions, sinks, covariance, valueNorm, epsilon }) {
     return {
       needs: { queryMoments: { skip: sinks } },
 
       prefill(layer, ops) {
-        const rows = Math.max(budget.rows(layer.promptTokens), sinks + 1);
+        const rows = Math.max(budget.rows(layer.promptTokens, rounding), sinks + 1);
         if (layer.length <= rows) return; // a short prompt loses nothing
         const expected = ops.futureAttention({ firstRow: sinks, positions: futurePositions, covariance });
         const scores = valueNorm ? ops.multiply(ops.combine(1, expected, epsilon), ops.norms(layer.values)) : expected;

@@ -9,6 +9,7 @@ export default definePlugin({
 
   params: {
     budget: param.budget({ default: 1024 }),
+    rounding: param.rounding(),
     recent: param.int({ default: -1, min: -1, about: "newest rows that always stay; -1: all but floor(capacity / 2)" }),
     positions: param.choice({
       choices: ["original", "cache"],
@@ -25,7 +26,7 @@ export default definePlugin({
   },
   presets: {
     kvcf: { recent: 8, rolling: false },
-    kvpress: { recent: 0, rolling: false, perQuery: true, keepRatio: 0.5 },
+    kvpress: { recent: 0, rolling: false, perQuery: true, keepRatio: 0.5, rounding: "kvpress" },
   },
 
   check({ budget, recent, rolling, perQuery }) {
@@ -42,12 +43,13 @@ export default definePlugin({
       : undefined;
   },
 
-  expectedRows: ({ budget }, promptTokens) => Math.min(promptTokens, Math.max(budget.rows(promptTokens), 1)),
+  expectedRows: ({ budget, rounding }, promptTokens) =>
+    Math.min(promptTokens, Math.max(budget.rows(promptTokens, rounding), 1)),
 
-  create({ budget, recent, positions, decay, rolling, perQuery }) {
+  create({ budget, rounding, recent, positions, decay, rolling, perQuery }) {
     const slots = positions === "cache";
     const split = (promptTokens: number) => {
-      const rows = Math.max(budget.rows(promptTokens), 1);
+      const rows = Math.max(budget.rows(promptTokens, rounding), 1);
       const newest = recent < 0 ? rows - Math.floor(rows / 2) : Math.min(recent, rows);
       return { rows, newest, heavy: rows - newest };
     };

@@ -9,6 +9,7 @@ export default definePlugin({
 
   params: {
     budget: param.budget({ default: 1024 }),
+    rounding: param.rounding(),
     recent: param.int({ default: 0, min: 0, about: "newest rows that always stay" }),
     rolling: param.flag({ default: true, about: "go on dropping rows while decoding" }),
     interval: param.int({
@@ -18,7 +19,7 @@ export default definePlugin({
     }),
   },
   presets: {
-    kvpress: { rolling: false, keepRatio: 0.5 },
+    kvpress: { rolling: false, keepRatio: 0.5, rounding: "kvpress" },
   },
 
   check({ budget, recent }) {
@@ -32,11 +33,11 @@ export default definePlugin({
     return others.includes("channels") || others.includes("quantization") ? { rolling: false } : undefined;
   },
 
-  expectedRows: ({ budget, recent }, promptTokens) =>
-    Math.min(promptTokens, Math.max(budget.rows(promptTokens), recent, 1)),
+  expectedRows: ({ budget, rounding, recent }, promptTokens) =>
+    Math.min(promptTokens, Math.max(budget.rows(promptTokens, rounding), recent, 1)),
 
-  create({ budget, recent, rolling, interval }) {
-    const limit = (promptTokens: number) => Math.max(budget.rows(promptTokens), recent, 1);
+  create({ budget, rounding, recent, rolling, interval }) {
+    const limit = (promptTokens: number) => Math.max(budget.rows(promptTokens, rounding), recent, 1);
     return {
       needs: rolling ? { sideArrays: ["difference"] } : {},
 

@@ -9,6 +9,7 @@ export default definePlugin({
 
   params: {
     budget: param.budget({ default: 1024 }),
+    rounding: param.rounding(),
     skipLayers: param.ints({ default: [0, 1], min: 0, about: "layers that keep all rows" }),
     decode: param.flag({ default: false, about: "go on dropping rows while decoding" }),
     interval: param.int({
@@ -22,7 +23,7 @@ export default definePlugin({
   },
   presets: {
     kvcf: {},
-    kvpress: { skipLayers: [], keepRatio: 0.5 },
+    kvpress: { skipLayers: [], keepRatio: 0.5, rounding: "kvpress" },
   },
 
   check({ budget, protectSinks, protectRecent }) {
@@ -36,13 +37,19 @@ export default definePlugin({
     return others.includes("channels") || others.includes("quantization") ? { decode: false } : undefined;
   },
 
-  expectedRows({ budget, skipLayers, pruneAfter, protectSinks, protectRecent }, promptTokens, _newTokens, layer) {
+  expectedRows(
+    { budget, rounding, skipLayers, pruneAfter, protectSinks, protectRecent },
+    promptTokens,
+    _newTokens,
+    layer,
+  ) {
     if (skipLayers.includes(layer) || promptTokens < pruneAfter) return promptTokens;
-    return Math.min(promptTokens, Math.max(budget.rowsUp(promptTokens), protectSinks + protectRecent, 1));
+    return Math.min(promptTokens, Math.max(budget.rowsUp(promptTokens, rounding), protectSinks + protectRecent, 1));
   },
 
-  create({ budget, skipLayers, decode, interval, pruneAfter, protectSinks, protectRecent }) {
-    const rowsFor = (promptTokens: number) => Math.max(budget.rowsUp(promptTokens), protectSinks + protectRecent, 1);
+  create({ budget, rounding, skipLayers, decode, interval, pruneAfter, protectSinks, protectRecent }) {
+    const rowsFor = (promptTokens: number) =>
+      Math.max(budget.rowsUp(promptTokens, rounding), protectSinks + protectRecent, 1);
     return {
       needs: decode ? { sideArrays: ["score"] } : {},
 

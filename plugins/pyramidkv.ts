@@ -1,5 +1,5 @@
 // PyramidKV (Cai et al. 2024, arXiv:2406.02069): SnapKV's votes, with more rows in lower layers and fewer in higher ones.
-import { definePlugin, param } from "kvaccel/plugin";
+import { type Budget, definePlugin, type Layer, param } from "kvaccel/plugin";
 
 /**
  * Rows that each layer keeps beside the window: an arithmetic line from the first layer to the last, rounded so that the
@@ -84,24 +84,19 @@ export default definePlugin({
     return others.includes("channels") || others.includes("quantization") ? { decodeInterval: 0 } : undefined;
   },
 
-  expectedRows({ budget, window, beta, budgets }, promptTokens, _newTokens, layer, model) {
-    const rows = Math.max(budget.rows(promptTokens), window + 1);
-    return promptTokens <= rows
-      ? promptTokens
-      : layerRows(budgets, rows, window, promptTokens, model.layers, beta)[layer]!;
+  expectedRows(values, promptTokens, _newTokens, layer, model) {
+    return Math.min(promptTokens, layerRows(values, promptTokens, model.layers)[layer]!);
   },
 
-  create({ budget, window, kernel, pool, gqaReduce, beta, budgets, decodeInterval }) {
+  create(values) {
+    const { window, kernel, pool, gqaReduce, decodeInterval } = values;
     const later = decodeInterval > 0;
-    const limit = (promptTokens: number, layers: number, layer: number) => {
-      const mean = Math.max(budget.rows(promptTokens), window + 1);
-      return promptTokens <= mean ? mean : layerRows(budgets, mean, window, promptTokens, layers, beta)[layer]!;
-    };
+    const limit = (layer: Layer) => layerRows(values, layer.promptTokens, layer.layers)[layer.index]!;
     return {
       needs: { queryRing: window, ...(later && { sideArrays: ["votes"], decodeProbs: true }) },
 
       prefill(layer, ops) {
-        const rows = limit(layer.promptTokens, layer.layers, layer.index);
+        const rows = limit(layer);
         if (layer.length <= rows) return; // a short prompt loses nothing
 
         const votes = ops.windowStats(layer.queries(window), layer.keys, { reduce: gqaReduce }).mean;
@@ -113,35 +108,43 @@ export default definePlugin({
       decode(layer) {
         if (!later) return;
         layer.accumulateProbs("votes", { factor: 1 / window, decay: 1 - 1 / window }); // the mean over about `window` tokens
-        const rows = limit(layer.promptTokens, layer.layers, layer.index);
+        const rows = limit(layer);
         layer.dropLowest("votes", rows, { recent: Math.min(window, rows), interval: decodeInterval });
       },
     };
   },
 });
 
-/** Rows of each layer, the window included, for a prompt of `length` tokens that is above the mean budget. */
-function layerRows(
-  budgets: "exact" | "kvcf" | "kvpress",
-  mean: number,
-  window: number,
-  length: number,
-  layers: number,
-  beta: number,
-): number[] {
-  const choosable = length - window;
+interface Shape {
+  budget: Budget;
+  window: number;
+  beta: number;
+  budgets: "exact" | "kvcf" | "kvpress";
+}
+
+/** Rows of each layer for a prompt of `length` tokens, the window included; the mean in all where the prompt is within it. */
+function layerRows({ budget, window, beta, budgets }: Shape, length: number, layers: number): number[] {
+  if (budgets === "kvpress") return kvpressRows(budget.share(length), window, length, layers, beta);
+  const mean = Math.max(budget.rows(length), window + 1);
   const rows = mean - window;
-  if (budgets === "exact") return pyramid(rows, choosable, layers, beta).map((k) => k + window);
-  if (budgets === "kvcf") {
-    const chosen =
-      length < 2 * rows ? new Array<number>(layers).fill(rows) : flooredPyramid(rows, choosable, layers, beta);
-    return chosen.map((k) => k + window);
+  if (length <= mean || (budgets === "kvcf" && length < 2 * rows)) return new Array<number>(layers).fill(mean);
+  const line = budgets === "exact" ? pyramid : flooredPyramid;
+  return line(rows, length - window, layers, beta).map((k) => k + window);
+}
+
+/** kvpress counts the window inside the line, takes the mean unrounded, and falls back to it where the line would leave its bounds. */
+function kvpressRows(mean: number, window: number, length: number, layers: number, beta: number): number[] {
+  const round = (x: number) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x)); // halves to even
+  const total = 2 * (window + mean - window); // in kvpress's order: a half may hang on the last bit
+  let least = total / 2 / beta;
+  let most = total - least;
+  if (most >= length - window) {
+    most = length - window;
+    least = total - most;
   }
-  // kvpress counts the window inside the line and falls back to one budget where the line would leave its bounds.
-  const least = mean / beta;
-  const most = Math.min(2 * mean - least, choosable);
-  const top = 2 * mean - most;
-  if (!(length >= most && most >= top && top >= window)) return new Array<number>(layers).fill(mean);
-  const step = layers === 1 ? 0 : (most - top) / (layers - 1);
-  return Array.from({ length: layers }, (_, l) => Math.round(most - l * step));
+  if (!(length >= most && most >= least && least >= window)) {
+    return new Array<number>(layers).fill(Math.max(round(mean), window + 1));
+  }
+  const step = layers === 1 ? 0 : (most - least) / (layers - 1);
+  return Array.from({ length: layers }, (_, l) => round(most - l * step));
 }

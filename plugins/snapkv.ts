@@ -9,6 +9,7 @@ export default definePlugin({
 
   params: {
     budget: param.budget({ default: 1024 }),
+    rounding: param.rounding(),
     window: param.int({ default: 32, min: 1, about: "rows at the end of the prompt that vote, and always stay" }),
     kernel: param.int({
       default: 7,
@@ -30,7 +31,7 @@ export default definePlugin({
   },
   presets: {
     kvcf: { window: 8 },
-    kvpress: { window: 64, kernel: 5, pool: "avg", keepRatio: 0.5 },
+    kvpress: { window: 64, kernel: 5, pool: "avg", keepRatio: 0.5, rounding: "kvpress" },
   },
 
   check({ budget, window }) {
@@ -44,11 +45,11 @@ export default definePlugin({
     return others.includes("channels") || others.includes("quantization") ? { decodeInterval: 0 } : undefined;
   },
 
-  expectedRows: ({ budget, window }, promptTokens) =>
-    Math.min(promptTokens, Math.max(budget.rows(promptTokens), window + 1)),
+  expectedRows: ({ budget, rounding, window }, promptTokens) =>
+    Math.min(promptTokens, Math.max(budget.rows(promptTokens, rounding), window + 1)),
 
-  create({ budget, window, kernel, pool, gqaReduce, decodeInterval }) {
-    const limit = (promptTokens: number) => Math.max(budget.rows(promptTokens), window + 1);
+  create({ budget, rounding, window, kernel, pool, gqaReduce, decodeInterval }) {
+    const limit = (promptTokens: number) => Math.max(budget.rows(promptTokens, rounding), window + 1);
     const later = decodeInterval > 0;
     return {
       needs: { queryRing: window, ...(later && { sideArrays: ["votes"], decodeProbs: true }) },

@@ -9,6 +9,7 @@ export default definePlugin({
 
   params: {
     budget: param.budget({ default: 1024 }),
+    rounding: param.rounding(),
     sinks: param.int({ default: 4, min: 0, about: "first rows that always stay" }),
     positions: param.choice({
       choices: ["cache", "original"],
@@ -20,7 +21,7 @@ export default definePlugin({
   presets: {
     kvcf: { positions: "original", rolling: false },
     benchmark: { positions: "original", rolling: false },
-    kvpress: { positions: "original", rolling: false, keepRatio: 0.5 },
+    kvpress: { positions: "original", rolling: false, keepRatio: 0.5, rounding: "kvpress" },
   },
 
   check({ budget, sinks }) {
@@ -36,17 +37,17 @@ export default definePlugin({
       : undefined;
   },
 
-  expectedRows: ({ budget, sinks }, promptTokens) =>
-    Math.min(promptTokens, Math.max(budget.rows(promptTokens), sinks + 1)),
+  expectedRows: ({ budget, rounding, sinks }, promptTokens) =>
+    Math.min(promptTokens, Math.max(budget.rows(promptTokens, rounding), sinks + 1)),
 
-  create({ budget, sinks, positions, rolling }) {
+  create({ budget, rounding, sinks, positions, rolling }) {
     // Recent rows keep their own rotation; moving only the sinks along gives every distance that the paper's slots give.
     const moveSinks = positions === "cache" && sinks > 0;
     return {
       needs: moveSinks ? { unrotatedKeys: sinks } : {},
 
       prefill(layer) {
-        const rows = Math.max(budget.rows(layer.promptTokens), sinks + 1);
+        const rows = Math.max(budget.rows(layer.promptTokens, rounding), sinks + 1);
         if (layer.length <= rows) return; // a short prompt loses nothing
         layer.keep(null, { first: sinks, last: rows - sinks });
         if (moveSinks) layer.rotateSinks(sinks);
@@ -54,7 +55,7 @@ export default definePlugin({
 
       decode(layer) {
         if (!rolling) return;
-        layer.keepAtMost(Math.max(budget.rows(layer.promptTokens), sinks + 1), { sinks });
+        layer.keepAtMost(Math.max(budget.rows(layer.promptTokens, rounding), sinks + 1), { sinks });
         if (moveSinks) layer.rotateSinks(sinks);
       },
     };

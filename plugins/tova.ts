@@ -9,11 +9,12 @@ export default definePlugin({
 
   params: {
     budget: param.budget({ default: 1024 }),
+    rounding: param.rounding(),
     recent: param.int({ default: 0, min: 0, about: "newest rows that always stay; in the paper they compete, too" }),
     rolling: param.flag({ default: true, about: "go on dropping a row with each new token" }),
   },
   presets: {
-    kvpress: { recent: 1, rolling: false, keepRatio: 0.5 },
+    kvpress: { recent: 1, rolling: false, keepRatio: 0.5, rounding: "kvpress" },
   },
 
   check({ budget, recent }) {
@@ -27,11 +28,11 @@ export default definePlugin({
     return others.includes("channels") || others.includes("quantization") ? { rolling: false } : undefined;
   },
 
-  expectedRows: ({ budget, recent }, promptTokens) =>
-    Math.min(promptTokens, Math.max(budget.rows(promptTokens), recent, 1)),
+  expectedRows: ({ budget, rounding, recent }, promptTokens) =>
+    Math.min(promptTokens, Math.max(budget.rows(promptTokens, rounding), recent, 1)),
 
-  create({ budget, recent, rolling }) {
-    const limit = (promptTokens: number) => Math.max(budget.rows(promptTokens), recent, 1);
+  create({ budget, rounding, recent, rolling }) {
+    const limit = (promptTokens: number) => Math.max(budget.rows(promptTokens, rounding), recent, 1);
     return {
       needs: { queryRing: 1, sideArrays: rolling ? ["weight"] : [], decodeProbs: rolling },
 

@@ -16,6 +16,9 @@ export interface Param<T> {
 }
 export type ParamValue<P> = P extends Param<infer T> ? T : never;
 
+/** How a share of the prompt becomes a number of rows. */
+export type Rounding = "exact" | "kvpress";
+
 /** How many rows a KV head of a layer may hold, the window and the sinks included: a count, or a share of the prompt. */
 export class Budget {
   constructor(
@@ -23,14 +26,21 @@ export class Budget {
     readonly keepRatio: number | undefined,
   ) {}
 
-  /** rows for a prompt of `length` tokens: `capacity`, or floor(length * keepRatio + 1e-9) */
-  rows(length: number): number {
-    return this.keepRatio === undefined ? (this.capacity ?? length) : Math.floor(length * this.keepRatio + 1e-9);
+  /** rows for a prompt of `length` tokens: `capacity`, or floor(length * keepRatio + 1e-9), or what kvpress makes of the share */
+  rows(length: number, rounding: Rounding = "exact"): number {
+    if (this.keepRatio === undefined) return this.capacity ?? length;
+    return Math.floor(rounding === "exact" ? length * this.keepRatio + 1e-9 : this.share(length));
   }
 
-  /** as `rows`, rounding the share up (L2Compress) */
-  rowsUp(length: number): number {
-    return this.keepRatio === undefined ? (this.capacity ?? length) : Math.ceil(length * this.keepRatio - 1e-9);
+  /** as `rows`, but an exact share is rounded up (L2Compress) */
+  rowsUp(length: number, rounding: Rounding = "exact"): number {
+    if (this.keepRatio === undefined || rounding === "kvpress") return this.rows(length, rounding);
+    return Math.ceil(length * this.keepRatio - 1e-9);
+  }
+
+  /** the share before it is rounded, in double precision and kvpress's order: what a compression ratio leaves of `length` */
+  share(length: number): number {
+    return this.keepRatio === undefined ? (this.capacity ?? length) : length * (1 - (1 - this.keepRatio));
   }
 }
 
@@ -99,6 +109,11 @@ export const param = {
     const share = v.pipe(v.number(text), v.minValue(0, text), v.maxValue(1, text));
     const schema = v.union([share, v.literal("table"), v.array(v.array(share, text), text)], text);
     return { type: "shares", min: 0, max: 1, ...options, schema };
+  },
+  /** how `keepRatio` becomes rows, for methods with a kvpress preset */
+  rounding(): Param<Rounding> {
+    const about = "rows of a keepRatio: exact, or as kvpress computes them, int(n * (1 - (1 - ratio)))";
+    return param.choice({ choices: ["exact", "kvpress"], default: "exact", about });
   },
   /** rows kept per KV head and layer; in YAML `capacity` (rows) or `keepRatio` (share of the prompt) */
   budget(options: { default: number; min?: number; about?: string }): Param<Budget> {

@@ -21,7 +21,7 @@ describe("parameters", () => {
     const values = (preset: string) => resolveParams(plugin, preset, {}).values;
     expect(values("paper")).toMatchObject({ skipLayers: [0, 1], decode: false, protectSinks: 0, protectRecent: 0 });
     expect(values("kvcf")).toMatchObject({ skipLayers: [0, 1], decode: false });
-    expect(values("kvpress")).toMatchObject({ skipLayers: [], decode: false });
+    expect(values("kvpress")).toMatchObject({ skipLayers: [], decode: false, rounding: "kvpress" });
   });
 
   test("protected rows beyond the capacity are refused", () => {
@@ -110,6 +110,18 @@ eachBackend("L2Compress on one layer", (backend) => {
       [10, 0.01, 1],
     ] as const) {
       for (const positions of keep(scope, { keepRatio }, random(rows)).kept) expect(positions).toHaveLength(count);
+    }
+  });
+
+  test("check 4: as kvpress rounds: 0.9 of 11 rows keeps 9", () => {
+    using scope = new Scope(backend.context);
+    for (const [rows, keepRatio, count] of [
+      [11, 0.9, 9],
+      [11, 0.5, 5],
+      [10, 0.1, 1], // kvpress's 0 leave nothing to attend to
+    ] as const) {
+      const { kept } = keep(scope, { keepRatio, rounding: "kvpress" }, random(rows));
+      for (const positions of kept) expect(positions).toHaveLength(count);
     }
   });
 

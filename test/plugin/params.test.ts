@@ -32,6 +32,21 @@ const model: ModelInfo = { family: "llama", layers: 2, heads: 8, kvHeads: 2, hea
 const resolve = (overrides: Record<string, unknown>, preset = "paper", info?: ModelInfo) =>
   resolveParams(plugin, preset, overrides, info);
 
+describe("a share of the prompt", () => {
+  test("is rounded down, or up, by 1e-9; or as kvpress does, in the order of its operations", () => {
+    const rows = (ratio: number, n: number, rounding?: "exact" | "kvpress") => {
+      const budget = new Budget(undefined, ratio);
+      return [budget.rows(n, rounding), budget.rowsUp(n, rounding)];
+    };
+    expect(rows(0.29, 100)).toEqual([29, 29]);
+    expect(rows(0.9, 11)).toEqual([9, 10]);
+    expect(rows(0.9, 11, "kvpress")).toEqual([9, 9]);
+    expect(rows(0.1, 10)).toEqual([1, 1]);
+    expect(rows(0.1, 10, "kvpress")).toEqual([0, 0]); // 10 * (1 - 0.9) is just below 1
+    expect(new Budget(64, undefined).rows(10, "kvpress")).toBe(64);
+  });
+});
+
 describe("values", () => {
   test("the defaults, in YAML form and as create takes them", () => {
     const { params, values } = resolve({});

@@ -90,6 +90,20 @@ describe("layer budgets", () => {
     expect(new Set(rowsOf({ keepRatio: 0.125 }, 32, 4096, "kvpress"))).toEqual(new Set([512]));
   });
 
+  test("check 2: kvpress's own rows: an unrounded mean, halves to even", () => {
+    // what PyramidKVPress.get_layer_budget gives for [n, 1 - compression_ratio, layers, window, beta]
+    for (const [n, keepRatio, layers, window, beta, expected] of [
+      [2801, 0.5, 8, 64, 20, [2731, 2351, 1971, 1591, 1210, 830, 450, 70]],
+      [1001, 0.5, 4, 64, 20, [937, 646, 355, 64]],
+      [3000, 0.3, 5, 32, 14, [1736, 1318, 900, 482, 64]],
+      [777, 0.37, 3, 8, 6, [527, 287, 48]],
+      [9, 0.5, 2, 1, 2, [7, 2]],
+      [1001, 0.5, 2, 800, 20, [801, 801]], // the fallback's 500 hold no window; here a row beside it
+    ] as const) {
+      expect(rowsOf({ keepRatio, window, beta }, layers, n, "kvpress")).toEqual([...expected]);
+    }
+  });
+
   test("checks 3, 4: beta 1 is uniform, one layer holds the capacity", () => {
     expect(new Set(rowsOf({ capacity: 128, beta: 1 }, 32, 4000))).toEqual(new Set([128]));
     for (const preset of ["paper", "kvcf"]) expect(rowsOf({ capacity: 128 }, 1, 4000, preset)[0]).toBeGreaterThan(0);
