@@ -118,7 +118,7 @@ export default definePlugin({
   create({ budget, window, kernel, gamma, tau1, tau2, cascade, allocation, decode }) {
     const mean = (promptTokens: number) => Math.max(budget.rows(promptTokens), window + 1);
     const preferences: number[] = [];
-    let budgets: number[] = []; // rows beside the window, by layer
+    let budgets: number[] = []; // rows beside the window, of each layer that takes part
     return {
       needs: {
         queryRing: window,
@@ -139,9 +139,10 @@ export default definePlugin({
         const preference = Math.max(entropy, 0) ** (1 / tau1) * variance ** (1 / tau2);
         preferences.push(Number.isFinite(preference) ? preference : 0);
 
-        const last = layer.index + 1 === layer.layers;
+        const { hooked } = layer;
+        const last = layer.index === hooked.at(-1);
         if (!cascade && !last) return;
-        const total = layer.layers * (rows - window);
+        const total = hooked.length * (rows - window);
         const choosable = layer.promptTokens - window;
         if (allocation === "official") {
           budgets = officialRows(preferences, total, choosable); // they may rise again: what is gone stays gone
@@ -149,8 +150,8 @@ export default definePlugin({
           const shares = waterfill(preferences, total, choosable);
           budgets = last ? wholeRows(shares) : shares.map((x) => Math.ceil(x - 1e-9));
         }
-        budgets.forEach((count, l) => {
-          const earlier = layer.at(l);
+        budgets.forEach((count, i) => {
+          const earlier = layer.at(hooked[i]!);
           if (earlier.length <= count + window) return;
           const scores = ops.slice(earlier.side("indicator"), 0, earlier.length - window);
           earlier.keep(count > 0 ? ops.topk(scores, count) : null, { last: window });
@@ -159,7 +160,7 @@ export default definePlugin({
 
       decode(layer) {
         if (decode === "none") return;
-        const count = budgets[layer.index];
+        const count = budgets[layer.hooked.indexOf(layer.index)];
         const rows = count === undefined ? mean(layer.promptTokens) : count + window;
         if (decode === "sorted") layer.dropPooled(rows, { recent: window, width: kernel });
         else layer.keepRanked("indicator", rows, { recent: window, width: kernel });

@@ -66,7 +66,7 @@ export default definePlugin({
 
       decode(layer) {
         if (!decode || skipLayers.includes(layer.index)) return;
-        const rows = rowsFor(layer.promptTokens);
+        const rows = rowsFor(Math.max(layer.promptTokens, pruneAfter)); // a share is one of the rows that are there when it first drops
         layer.noteNorms("score", { factor: -1 });
         layer.dropLowest("score", rows, { recent: protectRecent, interval: Math.max(interval, pruneAfter - rows) });
       },

@@ -1,5 +1,5 @@
 // StreamingLLM (Xiao et al. 2023, arXiv:2309.17453): the first rows and the most recent ones, wherever the text goes.
-import { definePlugin, param } from "kvaccel/plugin";
+import { definePlugin, type Layer, param } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "StreamingLLM",
@@ -40,23 +40,29 @@ export default definePlugin({
   expectedRows: ({ budget, rounding, sinks }, promptTokens) =>
     Math.min(promptTokens, Math.max(budget.rows(promptTokens, rounding), sinks + 1)),
 
-  create({ budget, rounding, sinks, positions, rolling }) {
-    // Recent rows keep their own rotation; moving only the sinks along gives every distance that the paper's slots give.
-    const moveSinks = positions === "cache" && sinks > 0;
+  create({ budget, rounding, sinks, positions, rolling }, model) {
+    // Recent rows keep their own rotation; moving only the sinks along gives every distance that the paper's slots give. Where the rotation
+    // changes with the length, it goes by that of the cache, and every key turns.
+    const slots = positions === "cache" && model.ropeDependsOnLength === true;
+    const moveSinks = positions === "cache" && !slots && sinks > 0;
+    const turn = (layer: Layer) => {
+      if (slots) layer.rotateSlots();
+      else if (moveSinks) layer.rotateSinks(sinks);
+    };
     return {
-      needs: moveSinks ? { unrotatedKeys: sinks } : {},
+      needs: slots ? { unrotatedKeys: "all" } : moveSinks ? { unrotatedKeys: sinks } : {},
 
       prefill(layer) {
         const rows = Math.max(budget.rows(layer.promptTokens, rounding), sinks + 1);
         if (layer.length <= rows) return; // a short prompt loses nothing
         layer.keep(null, { first: sinks, last: rows - sinks });
-        if (moveSinks) layer.rotateSinks(sinks);
+        turn(layer);
       },
 
       decode(layer) {
         if (!rolling) return;
         layer.keepAtMost(Math.max(budget.rows(layer.promptTokens, rounding), sinks + 1), { sinks });
-        if (moveSinks) layer.rotateSinks(sinks);
+        turn(layer);
       },
     };
   },

@@ -1,4 +1,5 @@
 // What run, bench, generate and score share: model, device, dtype and methods, from flags to what an engine is started with.
+import { modelInfo } from "../engine/model-info.ts";
 import type { EngineOptions, MethodSpec, ModelSource } from "../engine/protocol.ts";
 import { type ModelConfig, readConfig } from "../model/config.ts";
 import { shapeConfig } from "../model/shapes.ts";
@@ -93,10 +94,7 @@ export async function setUpEngine(flags: EngineFlags, model: Model): Promise<Eng
   return (await setUpEngines(flags, model))[0]!;
 }
 
-export function modelInfo(config: ModelConfig): ModelInfo {
-  const { family, layers, heads, kvHeads, headDim, hiddenSize } = config;
-  return { family, layers, heads, kvHeads, headDim, hiddenSize };
-}
+export { modelInfo };
 
 /** Plugins of all folders; a broken file is told on stderr and stops nothing else. */
 export async function readPlugins(flags: MethodFlags): Promise<Registry> {

@@ -70,7 +70,7 @@ export class DecodeStage {
   /** Room for the rows of the next step. */
   prepare(): void {
     this.generation = this.batch.reserve(1);
-    this.decoder.updateRope(this.step, () => this.members.map(({ cache }) => cache.info().position + 1));
+    this.decoder.updateRope(this.step, () => this.members.map((member) => member.rotatedLength + 1));
     this.fitProbs();
   }
 

@@ -10,6 +10,7 @@ import { Context, elementBytes } from "../native/tensor.ts";
 import type { ModelInfo } from "../plugin/index.ts";
 import { type GenerateEvents, generate } from "./generate.ts";
 import { loadMethod } from "./method.ts";
+import { modelInfo } from "./model-info.ts";
 import type {
   Completion,
   EngineInfo,
@@ -64,8 +65,7 @@ export class Engine {
   }
 
   get model(): ModelInfo {
-    const { family, layers, heads, kvHeads, headDim, hiddenSize } = this.config;
-    return { family, layers, heads, kvHeads, headDim, hiddenSize };
+    return modelInfo(this.config);
   }
 
   /** pipeline: batches of so many requests fill the stages of a split model; absent: the requests are one batch */

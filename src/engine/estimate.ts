@@ -3,8 +3,8 @@ import type { FloatDtype, ModelConfig } from "../model/config.ts";
 import { weightBytes } from "../model/plan.ts";
 import type { Backend } from "../native/library.ts";
 import { elementBytes } from "../native/tensor.ts";
-import type { ModelInfo } from "../plugin/index.ts";
 import { type AllNeeds, bytesBeside, createHooks, expectedStorage, type LoadedMethod, sumNeeds } from "./method.ts";
+import { modelInfo } from "./model-info.ts";
 
 export interface EstimateRequest {
   config: ModelConfig;
@@ -36,7 +36,7 @@ const maxSpareRows = 1024;
 
 export function estimateMemory(request: EstimateRequest): MemoryEstimate {
   const { config, dtype, method, promptTokens, newTokens } = request;
-  const model: ModelInfo = config;
+  const model = modelInfo(config);
   const hooks = createHooks(method, model);
   const needs = sumNeeds(hooks);
   const unit = elementBytes[dtype];

@@ -37,6 +37,8 @@ export interface LayerState {
   moments: { tensor: Tensor; seen: number } | null;
   /** the rotation that applies to this prompt */
   rope(scope: Scope): Rotation;
+  /** the layers that hooks of this plugin run in */
+  hooked: readonly number[];
   cascade: boolean;
   maySync: boolean;
   unrotatedRows: number;
@@ -63,6 +65,9 @@ export class HookLayer implements Layer {
 
   get layers(): number {
     return this.state.cache.shape.layers;
+  }
+  get hooked(): readonly number[] {
+    return this.state.hooked;
   }
   get heads(): number {
     return this.state.cache.shape.heads;

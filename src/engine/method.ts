@@ -1,7 +1,7 @@
 // A method in an engine process: its plugins loaded, its parameters checked, its needs added up.
 import { KvaError } from "../native/error.ts";
 import { EVERY_ROW } from "../native/kv.ts";
-import type { Hooks, ModelInfo, Needs, Plugin, Storage } from "../plugin/index.ts";
+import type { Category, Hooks, ModelInfo, Needs, Plugin, Storage } from "../plugin/index.ts";
 import { loadPluginFile } from "../plugin/loader.ts";
 import { resolveParams } from "../plugin/params.ts";
 import type { MethodSpec } from "./protocol.ts";
@@ -19,6 +19,7 @@ export interface LoadedMethod {
 /** The hooks of one plugin for one sequence. */
 export interface NamedHooks {
   name: string;
+  category: Category;
   hooks: Hooks;
 }
 
@@ -48,6 +49,7 @@ export async function loadMethod(spec: MethodSpec, model: ModelInfo): Promise<Lo
 export function createHooks(method: LoadedMethod, model: ModelInfo): NamedHooks[] {
   return method.parts.map(({ plugin, values }) => ({
     name: plugin.name,
+    category: plugin.category,
     hooks: guarded(`${plugin.name}.create`, () => plugin.create(values, model)),
   }));
 }
@@ -96,12 +98,23 @@ export function bytesBeside({ sideArrays, unrotatedRows }: AllNeeds, headDim: nu
   return 4 + 4 * sideArrays.length + (unrotatedRows === EVERY_ROW ? headDim * elementBytes : 0);
 }
 
+/** Whether a plugin's hooks run in a layer: rows that a sliding window hides anyway are not evicted. */
+export function isHooked(
+  category: Category,
+  { slidingWindows }: ModelInfo,
+  layer: number,
+  promptTokens: number,
+): boolean {
+  const window = slidingWindows?.[layer] ?? 0;
+  return category !== "eviction" || window === 0 || window >= promptTokens;
+}
+
 /** Rows that the method's own formula keeps in a layer, all KV heads alike. */
 export function expectedRows(method: LoadedMethod, promptTokens: number, layer: number, model: ModelInfo): number {
-  return method.parts.reduce(
-    (rows, { plugin, values }) => Math.min(rows, plugin.expectedRows?.(values, promptTokens, 0, layer, model) ?? rows),
-    promptTokens,
-  );
+  return method.parts.reduce((rows, { plugin, values }) => {
+    if (!isHooked(plugin.category, model, layer, promptTokens)) return rows;
+    return Math.min(rows, plugin.expectedRows?.(values, promptTokens, 0, layer, model) ?? rows);
+  }, promptTokens);
 }
 
 /** Keys and values of one KV head of a layer after the prompt, as the method's own formulas say. */

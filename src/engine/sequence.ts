@@ -3,10 +3,10 @@ import { createHash } from "node:crypto";
 import type { Decoder } from "../model/decoder.ts";
 import type { StagedCache } from "../model/staged-cache.ts";
 import { queryMoments } from "../native/heads.ts";
-import { Batch } from "../native/kv.ts";
+import { Batch, EVERY_ROW } from "../native/kv.ts";
 import { Scope } from "../native/scope.ts";
 import type { Tensor } from "../native/tensor.ts";
-import type { ModelInfo } from "../plugin/index.ts";
+import type { Category, ModelInfo } from "../plugin/index.ts";
 import type { ChunkState } from "./attend.ts";
 import { TensorBlocks } from "./block-ops.ts";
 import { own } from "./handles.ts";
@@ -17,6 +17,7 @@ import {
   type AllNeeds,
   createHooks,
   guarded,
+  isHooked,
   type LoadedMethod,
   type NamedHooks,
   sideName,
@@ -63,13 +64,14 @@ export class Sequence {
   /** null where no hook selects */
   readonly selection: Selection | null;
   readonly stream: number;
+  private readonly hookedLayers = new Map<Category, readonly number[]>();
 
   constructor(
     private readonly scope: Scope,
     private readonly decoder: Decoder,
     readonly request: Request,
     method: LoadedMethod,
-    model: ModelInfo,
+    private readonly model: ModelInfo,
     /** a sequence whose cache and hooks are taken over as they are; the request's ids are fed after its tokens */
     origin?: Sequence,
   ) {
@@ -102,6 +104,12 @@ export class Sequence {
   /** rows beyond the prompt that a layer's first storage gets: none where a hook is going to make new storage */
   get prefillSpareRows(): number {
     return this.hooks.some(({ hooks }) => hooks.prefill) ? 0 : this.spareRows;
+  }
+
+  /** tokens that a rotation which depends on the length goes by: those of the text, or those held where keys stand at places in the cache */
+  get rotatedLength(): number {
+    const { position, longestRows } = this.cache.info();
+    return this.needs.unrotatedRows === EVERY_ROW ? longestRows : position;
   }
 
   /** tokens that the moments of a whole layer stand for */
@@ -156,7 +164,7 @@ export class Sequence {
   chunkHooks(layer: number, chunk: ChunkState): void {
     for (const named of this.hooks) {
       const { chunk: hook } = named.hooks;
-      if (!hook) continue;
+      if (!hook || !this.hooked(named).includes(layer)) continue;
       this.spans.time(chunk.queries.context, () =>
         this.call(named, "chunk", layer, { chunk }, (view, ops) => hook.call(named.hooks, view, ops)),
       );
@@ -183,7 +191,8 @@ export class Sequence {
 
   private prefillHook(named: NamedHooks, layer: number): void {
     const { prefill } = named.hooks;
-    if (prefill) this.call(named, "prefill", layer, {}, (view, ops) => prefill.call(named.hooks, view, ops));
+    if (prefill && this.hooked(named).includes(layer))
+      this.call(named, "prefill", layer, {}, (view, ops) => prefill.call(named.hooks, view, ops));
   }
 
   /** what the decode hooks of a layer record */
@@ -191,9 +200,21 @@ export class Sequence {
     const record: DecodeOp[] = [];
     for (const named of this.hooks) {
       const { decode } = named.hooks;
-      if (decode) this.call(named, "decode", layer, { record }, (view, ops) => decode.call(named.hooks, view, ops));
+      if (decode && this.hooked(named).includes(layer))
+        this.call(named, "decode", layer, { record }, (view, ops) => decode.call(named.hooks, view, ops));
     }
     return record;
+  }
+
+  /** the layers that hooks of a plugin run in */
+  private hooked({ category }: NamedHooks): readonly number[] {
+    let layers = this.hookedLayers.get(category);
+    if (!layers) {
+      const all = Array.from({ length: this.model.layers }, (_, layer) => layer);
+      layers = all.filter((layer) => isHooked(category, this.model, layer, this.promptTokens));
+      this.hookedLayers.set(category, layers);
+    }
+    return layers;
   }
 
   private call(
@@ -208,7 +229,8 @@ export class Sequence {
     guarded(`${named.name}.${hook} in layer ${layer}`, () => run(view, new HookOps(view, scope)));
   }
 
-  private layerState(at: number, { name, hooks }: NamedHooks, inside: Inside): LayerState {
+  private layerState(at: number, named: NamedHooks, inside: Inside): LayerState {
+    const { name, hooks } = named;
     const { record = null, chunk = null, pass = null } = inside;
     const sync = hooks.needs?.hostSync;
     const sides = hooks.needs?.sideArrays ?? [];
@@ -223,6 +245,7 @@ export class Sequence {
       pass,
       moments: this.moments ? { tensor: this.moments, seen: this.momentTokens } : null,
       rope: (scope) => this.decoder.rotationFor(scope, this.promptTokens),
+      hooked: this.hooked(named),
       cascade: hooks.needs?.cascade === true,
       maySync: sync === "both" || sync === (record ? "decode" : "prefill"),
       unrotatedRows: this.needs.unrotatedRows,
@@ -233,7 +256,8 @@ export class Sequence {
         const solo = this.solos[this.decoder.stageOf(layer)]!;
         using scope = new Scope(cache.context);
         solo.set([cache]);
-        const rope = this.decoder.rotationFor(scope, this.promptTokens);
+        const slots = op.kind === "rotateSlots" ? Math.max(...cache.lengths(layer)) + 1 : this.promptTokens;
+        const rope = this.decoder.rotationFor(scope, slots);
         replay(solo, layer, plan([[op]]), { rope, probs: null });
       },
     };

@@ -34,6 +34,10 @@ export interface ModelInfo {
   readonly headDim: number;
   /** width of the hidden state */
   readonly hiddenSize: number;
+  /** sliding window of each layer, 0: none; absent: none has one */
+  readonly slidingWindows?: readonly number[];
+  /** its rotation changes with the length of the text (dynamic NTK, LongRoPE) */
+  readonly ropeDependsOnLength?: boolean;
 }
 
 /** Scores on the device: fp32 `[kvHeads, columns]`. Freed when the hook ends. */
@@ -122,6 +126,8 @@ export interface Layer {
   readonly index: number;
   /** layers of the model */
   readonly layers: number;
+  /** the layers that this plugin's hooks run in, ascending: those that evict leave layers alone whose sliding window is shorter than the prompt */
+  readonly hooked: readonly number[];
   /** query heads */
   readonly heads: number;
   /** KV heads */

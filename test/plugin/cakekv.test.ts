@@ -1,16 +1,21 @@
 // CakeKV: rows per layer by the specification's numbers, kept rows and decode evictions against float64.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import plugin, { officialRows, waterfill, wholeRows } from "../../plugins/cakekv.ts";
+import snapkv from "../../plugins/snapkv.ts";
 import type { Engine } from "../../src/engine/engine.ts";
+import { windowStats } from "../../src/native/ops.ts";
 import { Scope } from "../../src/native/scope.ts";
+import type { Plugin } from "../../src/plugin/index.ts";
 import { resolveParams } from "../../src/plugin/params.ts";
 import { eachBackend } from "../support/backends.ts";
+import { unrotating } from "../support/cache.ts";
 import { expectBest, range } from "../support/choice.ts";
 import { methodOf, openEngine, trace, traceOf } from "../support/engine.ts";
 import { matrix, row } from "../support/guarded.ts";
 import { decoderOf, hooksOf, prompted, runPrefill, scaleOf } from "../support/hooks.ts";
 import { Random } from "../support/random.ts";
 import { exact } from "../support/reference.ts";
+import { emptyLayer, ropeAppend } from "../support/reference-attention.ts";
 import { causal, type LayerInputs, referenceLogits } from "../support/reference-model.ts";
 import * as reference from "../support/reference-scores.ts";
 
@@ -66,6 +71,7 @@ describe("layer budgets", () => {
       tau2: 1,
     });
     expect(resolveParams(plugin, "official", {}).values).toMatchObject({ allocation: "official", decode: "official" });
+    expect(() => resolveParams(plugin, "paper", { capacity: 32 })).toThrow(/capacity must be above window/);
     const llama = { family: "llama", layers: 32, heads: 32, kvHeads: 8, headDim: 128, hiddenSize: 4096 };
     expect(resolveParams(plugin, "paper", {}, llama).values).toMatchObject({ tau1: 1.6, tau2: 0.4 });
     expect(resolveParams(plugin, "official", { capacity: 128 }, llama).values).toMatchObject({ tau1: 1.6, tau2: 0.6 });
@@ -84,6 +90,110 @@ const combined = ({ mean, variance }: ReturnType<typeof reference.windowStats>, 
     mean.columns,
     mean.data.map((x, i) => x + gamma * variance.data[i]!),
   );
+
+eachBackend("CakeKV on one layer", (backend) => {
+  const shape = { kvHeads: 2, groupSize: 4, headDim: 64, dtype: "float32" as const };
+  const columns = 12 * 64;
+  function keep(scope: Scope, params: Record<string, unknown>, qkv: ArrayLike<number>, of: Plugin = plugin) {
+    const { hooks, shape: needed } = hooksOf(of, params, shape);
+    const prompt = prompted(scope, needed, qkv);
+    return { kept: runPrefill(scope, hooks, prompt), prompt };
+  }
+
+  test("check 1: with equal keys every row gets as much and the entropy is the largest there is; equal queries have no variance", () => {
+    using scope = new Scope(backend.context);
+    const random = new Random(21);
+    const statistics = (qkv: Float64Array) => {
+      const prompt = prompted(scope, { ...shape, sideArrays: 0 }, qkv);
+      const queries = scope.view(prompt.queries, 92, 8);
+      const totals = scope.tensor("float32", 1, 2);
+      const [mean, variance] = [scope.tensor("float32", 2, 92), scope.tensor("float32", 2, 92)];
+      windowStats(prompt.twin.cache, 0, queries, scaleOf(64), "mean", { mean, variance, scalars: totals });
+      return { mean: mean.toFloats(), variance: variance.toFloats(), totals: Array.from(totals.toFloats()) };
+    };
+    const qkv = random.normals(100 * columns);
+    const part = (i: number) => Math.floor((i % columns) / 64);
+    const even = statistics(qkv.map((x, i) => (part(i) >= 8 && part(i) < 10 ? qkv[i % columns]! : x)));
+    const most = range(0, 8).reduce((sum, i) => sum + (92 / (93 + i)) * Math.log(93 + i), 0);
+    expect(Math.abs(even.totals[0]! / (8 * most) - 1)).toBeLessThan(1e-5);
+    expect(even.totals[0]!).toBeGreaterThan(statistics(qkv).totals[0]!);
+    // The window's own keys get nothing: every query then sees the same rows, and the same queries give the same attention.
+    const same = qkv.map((x, i) => {
+      const [r, head] = [Math.floor(i / columns), part(i)];
+      if (head < 8) return r >= 92 ? Math.abs(qkv[92 * columns + (i % columns)]!) : x;
+      return head < 10 && r >= 92 ? -100 : x;
+    });
+    const { mean, variance, totals } = statistics(same);
+    expect(Math.max(...variance)).toBeLessThan(1e-9 * Math.max(...mean));
+    expect(totals[1]!).toBeLessThan(1e-9);
+  });
+
+  test("check 3: gamma 0 and average pooling keep SnapKV's rows", () => {
+    using scope = new Scope(backend.context);
+    const qkv = new Random(22).normals(120 * columns);
+    const params = { capacity: 40, window: 8, kernel: 5 };
+    const { kept } = keep(scope, { ...params, gamma: 0 }, qkv);
+    expect(kept).toEqual(keep(scope, { ...params, pool: "avg" }, qkv, snapkv as Plugin).kept);
+  });
+
+  test("check 4: a row that one query of the window looks at is gained by gamma, one that all look at a little stays", () => {
+    using scope = new Scope(backend.context);
+    const random = new Random(23);
+    const qkv = random.normals(60 * columns, 0.05);
+    const along = (axis: number, length: number) =>
+      Float64Array.from({ length: 64 }, (_, d) => (d === axis ? length : 0));
+    const [steady, spiky] = [range(10, 21), 40];
+    for (let g = 0; g < 2; g++) {
+      for (let h = 4 * g; h < 4 * g + 4; h++) {
+        for (let r = 52; r < 60; r++) qkv.set(along(1, r === 55 ? 0 : 4), r * columns + h * 64);
+        qkv.set(along(2, 12), 55 * columns + h * 64);
+      }
+      for (const r of steady) qkv.set(along(1, 4), r * columns + (8 + g) * 64);
+      qkv.set(along(2, 2.1), spiky * columns + (8 + g) * 64);
+    }
+    const params = { capacity: 18, window: 8, kernel: 1 };
+    const plain = keep(scope, { ...params, gamma: 0 }, qkv).kept;
+    const weighed = keep(scope, { ...params, gamma: 200 }, qkv).kept;
+    for (const h of [0, 1]) {
+      expect(plain[h]!.filter((r) => !weighed[h]!.includes(r)).length).toBe(1);
+      expect(weighed[h]!.filter((r) => !plain[h]!.includes(r))).toEqual([spiky]);
+    }
+  });
+});
+
+describe("check 7", () => {
+  test("attention cast to fp16 before its statistics gives the same budgets within 2 %", () => {
+    const random = new Random(26);
+    const [window, rows, headDim] = [32, 256, 64];
+    const layers = [0.5, 1, 1.5, 2].map((sharpness) => {
+      const layer = emptyLayer(2, 2, headDim);
+      const qkv = matrix(rows, 8 * headDim, random.normals(rows * 8 * headDim, sharpness));
+      const queries = ropeAppend(layer, 0, qkv, unrotating(headDim), exact);
+      const last = matrix(window, queries.columns, queries.data.slice(-window * queries.columns));
+      return reference.windowProbabilities(layer, last, scaleOf(headDim));
+    });
+    const budgets = (cast: (p: Float64Array) => Float64Array) => {
+      const preferences = layers.map((heads) => {
+        let [entropy, spread] = [0, 0];
+        for (const head of heads) {
+          const cut = head.map((p) => cast(p.slice(0, rows - window)));
+          for (const p of cut) entropy -= p.reduce((all, x) => all + x * Math.log(x + 1e-10), 0);
+          for (let j = 0; j < rows - window; j++) {
+            const column = cut.map((p) => p[j]!);
+            const mean = sum(column) / window;
+            spread += column.reduce((all, x) => all + (x - mean) ** 2, 0) / (window - 1);
+          }
+        }
+        return entropy * spread;
+      });
+      return waterfill(preferences, 4 * 64, rows - window);
+    };
+    const single = budgets((p) => p);
+    expect(new Set(single).size).toBe(4);
+    const half = budgets((p) => Float64Array.from(new Float16Array(p)));
+    for (const [l, count] of single.entries()) expect(Math.abs(half[l]! / count - 1)).toBeLessThan(0.02);
+  });
+});
 
 eachBackend("CakeKV in the engine", (backend) => {
   let engine: Engine;
@@ -117,6 +227,19 @@ eachBackend("CakeKV in the engine", (backend) => {
         expectBest(positions.slice(0, -8), row(scores, h), budgets[l]!);
       });
     });
+  });
+
+  test("check 5: where the budget is nearly the prompt, layers keep all of it and the others the rest", async () => {
+    const [traced] = await trace(engine, await methodOf("CakeKV[capacity=145,window=8]"), [traceOf(150, 1, 24)]);
+    const rows = traced!.kept[0]!.map((heads) => heads[0]!.length);
+    expect(sum(rows)).toBe(4 * 145);
+    expect(rows.filter((count) => count === 150).length).toBeGreaterThanOrEqual(2);
+    expect(Math.max(...rows)).toBe(150);
+  });
+
+  test("a window of one query has no variance: every layer gets the same", async () => {
+    const [traced] = await trace(engine, await methodOf("CakeKV[capacity=30,window=1]"), [traceOf(90, 1, 25)]);
+    for (const positions of traced!.kept[0]!.flat()) expect(positions).toHaveLength(30);
   });
 
   test("checks 6, 8: short prompts stay whole until rows exceed the capacity, and never hold more after a step", async () => {

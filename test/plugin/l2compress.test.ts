@@ -198,6 +198,20 @@ eachBackend("L2Compress on one layer", (backend) => {
   }
 });
 
+eachBackend("L2Compress as its authors evaluate language models", (backend) => {
+  test("keepRatio 0.9, pruneAfter 50: rows go up to 49 and back to 45", () => {
+    using scope = new Scope(backend.context);
+    const params = { skipLayers: [], keepRatio: 0.9, pruneAfter: 50, decode: true };
+    const { hooks, shape: needed } = hooksOf(plugin, params, shape);
+    const prompt = prompted(scope, needed, new Random(10).normals(40 * columns));
+    runPrefill(scope, hooks, prompt);
+    const step = decoderOf(scope, hooks, prompt);
+    const tokens = new Random(11);
+    const lengths = Array.from({ length: 20 }, () => step(tokens.normals(columns)).kept[0]!.length);
+    expect(lengths).toEqual([...range(41, 50), 45, 46, 47, 48, 49, 45, 46, 47, 48, 49, 45]);
+  });
+});
+
 eachBackend("L2Compress in the engine", (backend) => {
   let engine: Engine;
   beforeAll(() => {

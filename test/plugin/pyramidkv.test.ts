@@ -9,6 +9,7 @@ import { generate, methodOf, openEngine, randomIds, request, trace, traceOf } fr
 import { matrix, row } from "../support/guarded.ts";
 import { scaleOf } from "../support/hooks.ts";
 import { exact } from "../support/reference.ts";
+import { attend, headOf } from "../support/reference-attention.ts";
 import { causal, type LayerInputs, referenceLogits } from "../support/reference-model.ts";
 import * as reference from "../support/reference-scores.ts";
 
@@ -27,6 +28,14 @@ describe("layer budgets", () => {
     expect(values("paper")).toMatchObject({ window: 8, kernel: 7, pool: "max", beta: 20, budgets: "exact" });
     expect(values("kvcf")).toMatchObject({ window: 8, beta: 20, budgets: "kvcf" });
     expect(values("kvpress")).toMatchObject({ window: 64, kernel: 5, pool: "avg", budgets: "kvpress" });
+    expect(values("paper")).toMatchObject({ gqaReduce: "mean", decodeInterval: 0 });
+  });
+
+  test("a window that fills the capacity, an even kernel and a beta below 1 are refused", () => {
+    const refused = (overrides: Record<string, unknown>) => () => resolveParams(plugin, "paper", overrides);
+    expect(refused({ capacity: 8 })).toThrow(/capacity must be above window/);
+    expect(refused({ kernel: 4 })).toThrow(/odd/);
+    expect(refused({ beta: 0.5 })).toThrow(/beta: must be a number of at least 1/);
   });
 
   test("check 1: the total is layers x capacity, rows never rise from layer to layer, none above the prompt", () => {
@@ -144,6 +153,54 @@ eachBackend("PyramidKV in the engine", (backend) => {
       kept.push((await trace(engine, await methodOf(text), [input]))[0]);
     }
     expect(kept[0]).toEqual(kept[1]!);
+  });
+
+  test("with a decode interval each layer goes back to its own budget, by recent votes of its float64 model; the window stays", async () => {
+    const text = "PyramidKV[capacity=40,window=8,decodeInterval=3,kernel=5,pool=avg,gqaReduce=max]";
+    const input = traceOf(120, 14, 12);
+    const [traced] = await trace(engine, await methodOf(text), [input]);
+    const budgets = rowsOf({ capacity: 40, window: 8 }, 4, 120);
+    const inputs: LayerInputs[] = [];
+    referenceLogits(
+      engine,
+      input.ids,
+      (layer, kvHead, query) => {
+        if (query < 120) return causal(layer, kvHead, query);
+        const rows = [...traced!.kept[query - 120]![layer]![kvHead]!, query];
+        return { rows: rows.map((token) => ({ token, position: token })), query };
+      },
+      inputs,
+    );
+    inputs.forEach(({ layer, queries }, l) => {
+      const { headDim, groupSize } = layer;
+      const prompt = { ...layer, heads: layer.heads.map((rows) => rows.slice(0, 120)) };
+      const last = matrix(8, queries.columns, queries.data.slice(112 * queries.columns, 120 * queries.columns));
+      const votes = reference.windowStats(prompt, last, scaleOf(headDim), "max", exact).mean;
+      const scores = reference.pool(votes, "avg", 5);
+      layer.heads.forEach((rows, g) => {
+        const first = traced!.kept[0]![l]![g]!;
+        expectBest(first.slice(0, -8), row(scores, g), budgets[l]! - 8);
+        const held = new Map(first.map((p) => [p, row(scores, g)[p] ?? 0]));
+        for (let token = 120; token < 134; token++) {
+          held.set(token, 0);
+          const seen = [...held.keys()];
+          const mean = new Map(seen.map((p) => [p, 0]));
+          for (let h = g * groupSize; h < (g + 1) * groupSize; h++) {
+            const query = headOf(row(queries, token), h, headDim);
+            const of = seen.map((p) => rows[p]!);
+            const { probabilities } = attend(query, of, scaleOf(headDim), exact);
+            for (const [r, p] of seen.entries()) mean.set(p, mean.get(p)! + probabilities[r]! / groupSize);
+          }
+          for (const [p, sum] of held) held.set(p, 0.875 * sum + mean.get(p)! / 8);
+          if (held.size >= budgets[l]! + 3) {
+            const old = [...held].filter(([p]) => p <= token - 8).sort((a, b) => a[1] - b[1] || a[0] - b[0]);
+            for (const [p] of old.slice(0, held.size - budgets[l]!)) held.delete(p);
+          }
+          expect(traced!.kept[token - 119]![l]![g]).toEqual([...held.keys()].sort((a, b) => a - b));
+          expect(held.size).toBeLessThan(budgets[l]! + 3);
+        }
+      });
+    });
   });
 
   test("check 5: prompts of other lengths in one process get budgets of their own; decoding drops nothing", async () => {

@@ -155,6 +155,29 @@ eachBackend("StreamingLLM's rows", (backend) => {
   }
 });
 
+eachBackend("A rotation that depends on the length", (backend) => {
+  const dynamic = { rope_scaling: { type: "dynamic", factor: 2 }, max_position_embeddings: 24 };
+
+  test.each(["StreamingLLM[capacity=20]", "StreamingLLM[capacity=30]", "H2O[capacity=20,positions=cache]"])(
+    "%s: goes by the rows in the cache",
+    async (text) => {
+      const engine = openEngine(backend, { config: dynamic });
+      const input = traceOf(50, 12, 21);
+      const [traced] = await trace(engine, await methodOf(text), [input]);
+      const expected = referenceLogits(engine, input.ids, (layer, kvHead, query) => {
+        if (query < 50) return { ...causal(layer, kvHead, query), length: 50 };
+        const rows = [...traced!.kept[query - 50]![layer]![kvHead]!, query];
+        const seen = rows.map((token, slot) => ({ token, position: slot }));
+        return { rows: seen, query: rows.length - 1, length: rows.length };
+      });
+      engine.dispose();
+      traced!.logits.forEach((logits, step) => {
+        expect(relativeError(logits, row(expected, 49 + step))).toBeLessThan(1e-5);
+      });
+    },
+  );
+});
+
 describe("the exact shortcut", () => {
   test.each([0, 1, 1000, 100_000])(
     "moving only the sinks by %i gives every logit of keys at slots, to 1e-9 in float64",

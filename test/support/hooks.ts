@@ -147,6 +147,7 @@ function stateOf(
     pass: null,
     moments: null,
     rope: (inner) => deviceRope(inner, rope ?? unrotating(shape.headDim)),
+    hooked: Array.from({ length: shape.layers }, (_, layer) => layer),
     cascade: hooks.needs?.cascade === true,
     maySync: sync === "prefill" || sync === "both",
     unrotatedRows: shape.unrotatedRows,

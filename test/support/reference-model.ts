@@ -14,8 +14,12 @@ export interface Seen {
   position: number;
 }
 
-/** Which rows token `query` sees in a layer and KV head, and the position of its own query. */
-export type Sight = (layer: number, kvHead: number, query: number) => { rows: readonly Seen[]; query: number };
+/** Which rows token `query` sees in a layer and KV head, the position of its own query, and the length that the rotation goes by. */
+export type Sight = (
+  layer: number,
+  kvHead: number,
+  query: number,
+) => { rows: readonly Seen[]; query: number; length?: number };
 
 export const causal: Sight = (_layer, _kvHead, query) => ({
   rows: Array.from({ length: query + 1 }, (_, token) => ({ token, position: token })),
@@ -42,18 +46,18 @@ export function referenceLogits(
   const { weights, scale } = decoder;
   const { heads, kvHeads, headDim, normEps } = config;
   const groupSize = heads / kvHeads;
-  const table = ropeTable(config, ids.length);
-  const rope = { invFreq: table.invFreq, interleaved: config.ropeInterleaved, mscale: table.mscale };
+  const ropeAt = (length: number) => ({ ...ropeTable(config, length), interleaved: config.ropeInterleaved });
   let hidden = embed(valuesOf(weights.embed), Int32Array.from(ids));
   weights.layers.forEach((w, layer) => {
     const normed = rmsnorm(hidden, valuesOf(w.inputNorm), normEps, exact);
     const qkv = linear(normed, valuesOf(w.qkv), null, null, exact);
     const rows = emptyLayer(kvHeads, groupSize, headDim);
-    inputs.push({ queries: ropeAppend(rows, 0, qkv, rope, exact), layer: rows });
+    inputs.push({ queries: ropeAppend(rows, 0, qkv, ropeAt(ids.length), exact), layer: rows });
     const attended = matrix(ids.length, heads * headDim);
     for (let token = 0; token < ids.length; token++) {
       for (let g = 0; g < kvHeads; g++) {
         const seen = sight(layer, g, token);
+        const rope = ropeAt(seen.length ?? ids.length);
         const whole = seen.rows.map((one): Row => {
           const from = row(qkv, one.token);
           const key = rotate(headOf(from, heads + g, headDim), one.position, rope, exact);
