@@ -37,8 +37,8 @@ export class Engine {
     this.decoder = new Decoder(stages, config, weights, options.dtype, options.prefillChunk);
   }
 
-  /** Opens the devices and puts the model on them. */
-  static load(options: EngineOptions): Engine {
+  /** Opens the devices and puts the model on them. `beat` is called every now and then meanwhile. */
+  static load(options: EngineOptions, beat: () => void = () => {}): Engine {
     const start = performance.now();
     const config = configOf(options.model);
     const contexts: Context[] = [];
@@ -51,7 +51,7 @@ export class Engine {
         contexts.map((context) => roomOf(context, options)),
       );
       if (options.memoryLimit > 0) for (const context of contexts) context.limitMemory(options.memoryLimit);
-      const weights = weightsOf(stages, config, options);
+      const weights = weightsOf(stages, config, options, beat);
       for (const context of contexts) context.sync();
       return new Engine(options, stages, config, weights, describe(stages, config, options, performance.now() - start));
     } catch (error) {
@@ -107,9 +107,9 @@ function roomOf(context: Context, { memoryLimit }: EngineOptions): number {
 }
 
 /** Weights of its own, or those that a holder has on the device. */
-function weightsOf(stages: readonly Stage[], config: ModelConfig, options: EngineOptions): Weights {
+function weightsOf(stages: readonly Stage[], config: ModelConfig, options: EngineOptions, beat: () => void): Weights {
   const { weights, dtype } = options;
-  if (weights === undefined) return makeWeights(stages, config, options);
+  if (weights === undefined) return makeWeights(stages, config, options, beat);
   return openBlock(stages[0]!.context, config, dtype, weights.name);
 }
 

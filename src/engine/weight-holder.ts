@@ -1,5 +1,6 @@
 // The one copy of a model's weights that the engines of a device read: loaded once, then only held.
 import { fillBlock } from "../model/weight-block.ts";
+import type { Maker } from "../model/weights.ts";
 import { KvaError } from "../native/error.ts";
 import type { SharedBlock } from "../native/shared.ts";
 import { Context } from "../native/tensor.ts";
@@ -14,13 +15,14 @@ export class WeightHolder {
     readonly weights: SharedWeights,
   ) {}
 
-  static load(options: EngineOptions): WeightHolder {
+  /** `beat` is called every now and then meanwhile. */
+  static load(options: EngineOptions, beat: () => void): WeightHolder {
     const start = performance.now();
     const config = configOf(options.model);
     const context = Context.open(options.device, options.threads);
     try {
       if (options.memoryLimit > 0) context.limitMemory(options.memoryLimit);
-      const load = (maker: Parameters<typeof makeWeights>[3]) => makeWeights(context, config, options, maker);
+      const load = (maker: Maker) => makeWeights(context, config, options, beat, maker);
       const block = fillBlock(context, config, options.dtype, load);
       const { name, bytes } = block;
       context.trim();

@@ -18,13 +18,16 @@ function send(message: FromEngine): void {
   process.send?.(message);
 }
 
-async function breathe(): Promise<void> {
+function beat(): void {
   const now = performance.now();
-  if (now - breathed < BREATHE_MS) return;
-  if (now - beaten > HEARTBEAT_MS) {
-    send({ type: "heartbeat" });
-    beaten = now;
-  }
+  if (now - beaten < HEARTBEAT_MS) return;
+  send({ type: "heartbeat" });
+  beaten = now;
+}
+
+async function breathe(): Promise<void> {
+  if (performance.now() - breathed < BREATHE_MS) return;
+  beat();
   await new Promise((resolve) => setImmediate(resolve));
   breathed = performance.now();
 }
@@ -44,10 +47,10 @@ function loaded(): Engine {
 async function answer(message: Exclude<ToEngine, { type: "stop" }>): Promise<FromEngine> {
   switch (message.type) {
     case "load":
-      engine = Engine.load(message.options);
+      engine = Engine.load(message.options, beat);
       return { type: "loaded", info: engine.info };
     case "hold":
-      holder = WeightHolder.load(message.options);
+      holder = WeightHolder.load(message.options, beat);
       return { type: "held", weights: holder.weights };
     case "generate": {
       const { call, method, requests, pipeline } = message;

@@ -31,7 +31,7 @@ export type Place = Context | readonly Stage[];
 export type Maker = (context: Context, dtype: FloatDtype, rows: number, columns: number) => Tensor;
 
 /** each tensor an allocation of its own */
-const apart: Maker = (context, dtype, rows, columns) => Tensor.create(context, dtype, rows, columns, "weights");
+export const apart: Maker = (context, dtype, rows, columns) => Tensor.create(context, dtype, rows, columns, "weights");
 
 /** Makes and fills every tensor of the model, each on the device of its layer; frees them all where one fails. */
 function build(

@@ -1,11 +1,14 @@
 // Requests and plugins that go wrong: the error names what, and the engine works on with nothing left behind.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import type { Engine } from "../../src/engine/engine.ts";
+import { Engine } from "../../src/engine/engine.ts";
 import type { MethodSpec, Request } from "../../src/engine/protocol.ts";
+import { parseConfig } from "../../src/model/config.ts";
+import { planWeights, targets } from "../../src/model/plan.ts";
 import { KvaError } from "../../src/native/error.ts";
 import { eachBackend } from "../support/backends.ts";
 import { breathe, footprint, generate, methodOf, openEngine, randomIds, request, settled } from "../support/engine.ts";
 import { PluginFolder, pluginText } from "../support/plugin-files.ts";
+import { tinyConfig } from "../support/tiny-model.ts";
 
 const full = await methodOf("Full");
 const folder = new PluginFolder();
@@ -231,5 +234,14 @@ eachBackend("an engine", (backend) => {
   test("a model that does not fit is out of memory and leaves nothing", () => {
     const load = () => openEngine(backend, {}, { memoryLimit: 50_000 });
     expect(load).toThrow(/does not fit .*needed/);
+  });
+
+  test("a load shows that it lives before each of the model's tensors", () => {
+    const config = parseConfig(tinyConfig, "config.json");
+    const model = { config, seed: 1, deviation: 0.02 };
+    const options = { device: backend.device, dtype: "float32", prefillChunk: 64, threads: 1 } as const;
+    let beats = 0;
+    Engine.load({ ...options, model, memoryLimit: 0, graphs: false }, () => beats++).dispose();
+    expect(beats).toBe(targets(planWeights(config)).length);
   });
 });
