@@ -22,7 +22,7 @@ function memoryOf(pid: number): { blocks: number; share: number; own: number } {
 }
 
 test("the weights are in memory once; a later engine finds them there; without their holder all start anew", async () => {
-  const wide = { ...tinyConfig, hidden_size: 1024, intermediate_size: 2048, num_hidden_layers: 2 };
+  const wide = { ...tinyConfig, hidden_size: 768, intermediate_size: 1536, num_hidden_layers: 2 };
   const source = { config: parseConfig(wide, "config.json"), seed: 1, deviation: 0.02 };
   const own: EngineOptions = { ...engineOptions, model: source };
   const shared: EngineOptions = { ...own, sharedBy: 2 };
@@ -33,7 +33,7 @@ test("the weights are in memory once; a later engine finds them there; without t
   expect(new Set(answers.map(({ ids }) => ids.join(" "))).size).toBe(1);
   expect(new Set(answers.map(({ peakBytes }) => peakBytes)).size).toBe(1);
   const { bytes, loadMs } = engines[0]!.info.sharedWeights!;
-  expect(bytes).toBeGreaterThan(45 * 2 ** 20);
+  expect(bytes).toBeGreaterThan(25 * 2 ** 20);
   expect(engines.map(({ info }) => info.weightBytes)).toEqual([bytes, bytes, bytes]);
   expect(engines[2]!.info.sharedWeights).toBeUndefined();
 
@@ -44,7 +44,7 @@ test("the weights are in memory once; a later engine finds them there; without t
   expect(readers.map(({ blocks }) => blocks)).toEqual([whole, whole, whole]);
   const inMemory = readers.reduce((sum, { share }) => sum + share, 0);
   expect(Math.abs(inMemory / bytes - 1), `${inMemory} bytes for ${bytes}`).toBeLessThan(0.01);
-  expect(memoryOf(pids[2]!).own - readers[1]!.own).toBeGreaterThan(0.8 * bytes);
+  expect(memoryOf(pids[2]!).own - readers[1]!.own).toBeGreaterThan(0.6 * bytes);
 
   process.kill(pids[0]!, "SIGKILL");
   const [again, other] = await Promise.all([holders.engine(shared), answer(engines[1]!)]);

@@ -1,11 +1,11 @@
 // What a run needs, before it runs: the estimate against what the allocator counts, what will not fit, the batch that does.
-import { expect, test } from "bun:test";
+import { expect, spyOn, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { execute } from "../../src/cli/execute.ts";
 import { prepareRun } from "../../src/cli/plan.ts";
-import { Preflight } from "../../src/cli/preflight.ts";
+import { Preflight, preflightTable } from "../../src/cli/preflight.ts";
 import { readSettings } from "../../src/cli/settings.ts";
 import { totalOf } from "../../src/engine/device-needs.ts";
 import type { EngineOptions } from "../../src/engine/protocol.ts";
@@ -59,25 +59,28 @@ test("weights are counted by device, caches as many as are in flight", async () 
   expect(once!.need).toEqual({ ...four!.need, weights: whole!.need.weights });
 });
 
-test("a dry run counts shared weights once, and each worker's where sharing is off, which it says", async () => {
-  const words = ["run", "--task_names", "vt", "--length", "512", "--num_samples", "1", "--device", "cpu"];
-  const dry = (env: Record<string, string>) =>
-    ended(
-      startAccel(
-        [...words, "--no_baseline", "--acceleration", "Full", "--gp_num", "1/2", "--dry_run", "-o", "md"],
-        env,
-      ),
-    );
-  const [shared, apart] = await Promise.all([dry({}), dry({ KVACCEL_SHARE_WEIGHTS: "0" })]);
-  expect([shared.code, shared.err, apart.code]).toEqual([0, "", 0]);
-  expect(shared.out).toMatch(/\| 512 \| Full \| 1 \| 10\.1 MiB \|/);
-  expect(shared.out).toContain(
-    "2 workers on a device: one copy of the weights, held by a process more, and 2 times the rest.",
-  );
-  expect(apart.out).toMatch(/\| 512 \| Full \| 1 \| 20\.2 MiB \|/);
-  expect(apart.out).toContain("2 workers on a device, each with weights of its own.");
-  expect(apart.err).toBe("2 copies of the weights on each device, not one: KVACCEL_SHARE_WEIGHTS is 0\n");
-}, 30_000);
+test("shared weights count once in what a run will need, each worker's where sharing is off, and both are said", async () => {
+  const said = spyOn(process.stderr, "write").mockImplementation(() => true);
+  const table = async (switchedTo: string | undefined) => {
+    process.env.KVACCEL_SHARE_WEIGHTS = switchedTo;
+    const settings = readSettings({ ...flags, length: [512], num_samples: 1, acceleration: ["Full"], gp_num: "1/2" });
+    const { preflight, plan } = await prepareRun(settings, () => {});
+    const { rows, notes } = preflightTable(preflight, plan.tasks.length, plan.engines);
+    return [rows[0]![3]!.text, notes.at(-1)];
+  };
+  try {
+    expect(await table("")).toEqual([
+      "10.1 MiB",
+      "2 workers on a device: one copy of the weights, held by a process more, and 2 times the rest.",
+    ]);
+    expect(said).not.toHaveBeenCalled();
+    expect(await table("0")).toEqual(["20.2 MiB", "2 workers on a device, each with weights of its own."]);
+    expect(said).toHaveBeenCalledWith("2 copies of the weights on each device, not one: KVACCEL_SHARE_WEIGHTS is 0\n");
+  } finally {
+    delete process.env.KVACCEL_SHARE_WEIGHTS;
+    said.mockRestore();
+  }
+});
 
 test("auto takes the largest batch that fits, and one where not even that does", async () => {
   const one = totalOf((await preflight("tiny-ruler", engines(0, "cpu:0"))).rows([1])[0]!.need);
