@@ -58,6 +58,15 @@ async function untilRows(path: string, count: number): Promise<void> {
   while (there() < count) await Bun.sleep(50);
 }
 
+/** Until the process has begun another sample, of start 1. */
+async function untilClaim(path: string, pid: number): Promise<void> {
+  const folder = join(path, "claims", "1");
+  const claims = () =>
+    readdirSync(folder).filter((name) => readFileSync(join(folder, name), "utf8").includes(`"pid":${pid},`)).length;
+  const before = claims();
+  while (claims() === before) await Bun.sleep(10);
+}
+
 /** Every sample once, with the prediction, score and cache of the local run, and its results.json. */
 function expectLocalRows(path: string): void {
   const facts = (rows: Row[]) =>
@@ -92,6 +101,7 @@ test("a task that is killed: the other one takes its sample over, none is lost, 
   const child = launch(path, "--takeover", "4");
   await untilRows(path, 2);
   const { task, pid } = readMembers(path, 1)[0]!;
+  await untilClaim(path, pid);
   process.kill(pid, "SIGKILL"); // as for want of memory: it has no time to give back what it holds
   const { code, err } = await ended(child);
   expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
