@@ -57,7 +57,11 @@ async function measure(count: number, shared: boolean): Promise<void> {
   const killed = performance.now();
   const again = await holders.engine(options);
   const back = performance.now() - killed;
-  const texts = [...answers, await answer(again)].map((one) => one.ids.join(" "));
+  answers.push(await answer(again));
+  const living = [again, ...engines.slice(1)];
+  const restarted = shared ? await withoutHolder(living, () => holders.engine(options)) : undefined;
+  if (restarted) answers.push(await answer(restarted.engine));
+  const texts = answers.map((one) => one.ids.join(" "));
   expected ??= texts[0];
   const { info } = again;
   const cells = [
@@ -71,11 +75,22 @@ async function measure(count: number, shared: boolean): Promise<void> {
     seconds(info.sharedWeights?.loadMs ?? info.loadMs),
     seconds(info.loadMs),
     seconds(back),
+    restarted ? seconds(restarted.ms) : "-",
     texts.every((text) => text === expected) ? "equal" : "DIFFERENT",
   ];
   console.log(`| ${cells.join(" | ")} |`);
-  await Promise.all([again, ...engines.slice(1)].map((engine) => engine.stop()));
+  await Promise.all([...living, ...(restarted ? [restarted.engine] : [])].map((engine) => engine.stop()));
   await holders.stop();
+}
+
+/** Kills the process that holds the weights, and with it all engines that read them: the time until a new one is ready. */
+async function withoutHolder(engines: EngineProcess[], start: () => Promise<EngineProcess>) {
+  const { stdout } = Bun.spawnSync(["pgrep", "-P", `${process.pid}`, "-f", "worker.ts weights"]);
+  const killed = performance.now();
+  process.kill(Number(`${stdout}`.trim()), "SIGKILL");
+  for (const { message } of await Promise.all(engines.map(({ gone }) => gone)))
+    if (!message.includes("holds the weights")) throw new Error(`an engine ended otherwise: ${message}`);
+  return { engine: await start(), ms: performance.now() - killed };
 }
 
 const titles = [
@@ -89,6 +104,7 @@ const titles = [
   "weights loaded",
   "engine's load",
   "back after a kill",
+  "back after the holder's",
   "tokens",
 ];
 const reason = await whyNotShared([device]);
