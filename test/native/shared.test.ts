@@ -35,6 +35,7 @@ eachBackend("a shared block", (backend) => {
     const tensor = scope.own(block.tensor(256, "bfloat16", rows, columns));
     expect(backend.context.memory("weights").bytes - before.bytes).toBe(bytes);
     expect(backend.context.memory().reservedBytes - before.reservedBytes).toBeGreaterThanOrEqual(bytes);
+    expect(await whyNotShared([`${backend.name}:99`])).toMatch(/^context_create: device (is )?99/);
     const reason = await whyNotShared([backend.device]);
     if (reason !== undefined) {
       expect(backend.name).toBe("cuda"); // a system without CUDA IPC says so with the call that failed
