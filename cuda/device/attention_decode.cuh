@@ -20,8 +20,6 @@ struct DecodeArgs {
   int q_dtype; // of q and out
   int layer, heads, kv_heads, head_dim, splits, window, count; // count: sequences
   int processors; // of the device
-  int tail;       // packed rows: a head's splits that may hold rows in full precision are among its last so many; 0: any may
-  int code_bits;  // with a tail: bits of keys * 8 + bits of values
   float scale;          // with log2(e) in it: scores are in base-2 units
   float* scores;        // NULL, or [sequences * heads, splits * split_rows]
   float2* norms;        // [sequences * heads]: max, sum of 2^(score - max) over all rows
@@ -132,6 +130,8 @@ void attention_decode_mma_launch(const DecodeArgs& args, cudaStream_t stream); /
 template <class T>
 void attention_decode_fma_launch(const DecodeArgs& args, cudaStream_t stream);
 template <class T>
-void attention_decode_segments_launch(const DecodeArgs& args, cudaStream_t stream); // packed rows among them
+void attention_decode_codes_launch(const DecodeArgs& args, cudaStream_t stream); // codes that takes_codes() names, q of the cache's type, two splits or more
+template <class T>
+void attention_decode_segments_launch(const DecodeArgs& args, cudaStream_t stream); // packed rows of any kind
 
 }  // namespace kva

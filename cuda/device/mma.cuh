@@ -49,11 +49,12 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], uint
                : "memory");
 }
 
-// 16 bytes, past the first-level cache; zeros where `valid` is false (nothing is read then)
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {
-  const int bytes = valid ? 16 : 0;
+// 16 bytes, past the first-level cache: `bytes` of them are read, the others are zeros
+__device__ __forceinline__ void copy_async_bytes(uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
+// zeros where `valid` is false (nothing is read then)
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) { copy_async_bytes(to, from, valid ? 16 : 0); }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int Pending>
 __device__ __forceinline__ void copy_async_wait() {

@@ -1,7 +1,8 @@
 // Attention over the cache: prefill of one sequence; decode of a batch in splits, merged in their order, with optional probabilities.
 #include "../core/cuda.h"
-#include "../device/attention_decode_codes.cuh"
+#include "../device/attention_decode.cuh"
 #include "../device/attention_launches.cuh"
+#include "../device/code_runs.cuh"
 #include "../device/linear_rows.cuh"
 #include "ops.h"
 
@@ -103,14 +104,12 @@ int64_t place_scratch(DecodeArgs& args, int sequences, char* scratch) {
   return bytes;
 }
 
-// DecodeArgs::tail: a flush leaves at most the residual and one row unpacked. 0 where a sequence stores its rows in another way.
-int packed_tail(Batch& batch, int32_t layer, int32_t q_dtype) {
+// whether attention_decode_codes_launch takes the layer of every sequence
+bool all_codes(Batch& batch, int32_t layer, const Matrix& q) {
   const KvShape& shape = batch.shape();
-  if (shape.dtype == KVA_F32 || q_dtype != shape.dtype) return 0;
-  const KvPacking& packing = batch.kvs[0]->layer(layer)[0].packing;
-  const bool alike = std::all_of(batch.kvs.begin(), batch.kvs.end(), [&](Kv* kv) { return kv->layer(layer)[0].packing == packing; });
-  if (!alike || packing.residual == 0 || batch.splits <= 1 || !takes_codes(packing, shape.head_dim, shape.group())) return 0;
-  return (packing.residual + 1) / split_rows + 2;
+  if (shape.dtype == KVA_F32 || q.dtype != shape.dtype || batch.splits <= 1) return false;
+  if (reinterpret_cast<uintptr_t>(q.data) % 16 != 0 || q.stride % 8 != 0) return false;
+  return std::all_of(batch.kvs.begin(), batch.kvs.end(), [&](Kv* kv) { return takes_codes(kv->layer(layer)[0].packing, shape.head_dim, shape.group()); });
 }
 
 DecodeArgs decode_args(Context& context, const Batch& batch) {
@@ -156,9 +155,9 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
   with_device_type(dtype, [&](auto type) {
     using T = decltype(type);
     if (packs) {
-      const KvPacking& packing = batch.kvs[0]->layer(layer)[0].packing;
-      args.tail = packed_tail(batch, layer, q.dtype);
-      args.code_bits = packing.key_bits * 8 + packing.value_bits;
+      if constexpr (sizeof(T) == 2) {
+        if (all_codes(batch, layer, q)) return attention_decode_codes_launch<T>(args, stream);
+      }
       return attention_decode_segments_launch<T>(args, stream);
     }
     if constexpr (sizeof(T) == 2) {

@@ -1,9 +1,9 @@
 // Decode attention of a split whose rows are codes, keys of fewer channels, or whole, in one softmax; every cache type and head size.
-// Splits that are all codes go to the tensor cores where attention_decode_codes.cuh takes them.
+// What attention_decode_codes.cu takes does not come here.
 // The affine map of codes stays out of the inner loops: per group of keys sum_c (q_c scale_c) code_c + sum_c q_c zero_c, and per value row
 // and group of channels (p scale) code_c + p zero. Four query heads of a group share each word that is read.
 #include "../core/cuda.h"
-#include "../device/attention_decode_codes.cuh"
+#include "../device/attention_decode.cuh"
 #include "../device/number.cuh"
 
 namespace kva {
@@ -254,57 +254,20 @@ __device__ void attend_segments(const DecodeArgs& args, int number, float* memor
   weigh_values<T>(args, block, head, shared, maxima, sums);
 }
 
-// the item of tail block `at`; -1 where its split is all codes or absent
-__device__ __forceinline__ int tail_item(const DecodeArgs& args, int at) {
-  const int row = at / args.tail; // of sequences and KV heads
-  const KvHead& head = layer_heads(args.sequences[row / args.kv_heads], args.layer)[row % args.kv_heads];
-  const int split = (head.len + split_rows - 1) / split_rows - 1 - at % args.tail;
-  return split < 0 || all_codes(head, split * split_rows) ? -1 : row * args.splits + split;
-}
-
-template <class T, int HeadDim>
-__device__ __forceinline__ void attend_codes_of(const DecodeArgs& args, int first, int step, unsigned char* memory) {
-  switch (args.code_bits) {
-    case 2 * 8 + 2: return attend_codes<T, HeadDim, 2, 2>(args, first, step, memory);
-    case 2 * 8 + 4: return attend_codes<T, HeadDim, 2, 4>(args, first, step, memory);
-    case 4 * 8 + 2: return attend_codes<T, HeadDim, 4, 2>(args, first, step, memory);
-    case 4 * 8 + 4: return attend_codes<T, HeadDim, 4, 4>(args, first, step, memory);
-  }
-}
-
-// Without a tail a block for each item; with one, a block for each of its splits, and others that stay and go through all the rest.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) attention_decode_segments_kernel(const DecodeArgs args) {
   extern __shared__ __align__(16) float memory[];
   wait_for_inputs();
-  const int tail = args.tail * args.kv_heads * args.count, block = blockIdx.x;
-  if (args.tail == 0) return attend_segments<T>(args, block, memory);
-  if (block < tail) {
-    const int item = tail_item(args, block);
-    if (item >= 0) attend_segments<T>(args, item, memory);
-    return;
-  }
-  if constexpr (sizeof(T) == 2) {
-    unsigned char* bytes = reinterpret_cast<unsigned char*>(memory);
-    args.head_dim == 64 ? attend_codes_of<T, 64>(args, block - tail, gridDim.x - tail, bytes)
-                        : attend_codes_of<T, 128>(args, block - tail, gridDim.x - tail, bytes);
-  }
+  attend_segments<T>(args, blockIdx.x, memory);
 }
 
 }  // namespace
 
 template <class T>
 void attention_decode_segments_launch(const DecodeArgs& args, cudaStream_t stream) {
-  constexpr int kResident = 2; // blocks of a multiprocessor
-  int64_t bytes = SegmentShared::bytes(args.head_dim);
-  int blocks = args.items();
-  if (args.tail > 0) {
-    bytes = std::max<int64_t>(bytes, args.head_dim == 64 ? code_shared_bytes<64>() : code_shared_bytes<128>());
-    const int tail = args.tail * args.kv_heads * args.count, resident = kResident * args.processors;
-    blocks = tail + std::min(args.items(), std::max(resident - tail, resident / 2));
-  }
+  const int64_t bytes = SegmentShared::bytes(args.head_dim);
   allow_shared<attention_decode_segments_kernel<T>>(bytes);
-  launch_early(attention_decode_segments_kernel<T>, dim3(blocks), kThreads, bytes, stream, args);
+  launch_early(attention_decode_segments_kernel<T>, dim3(args.items()), kThreads, bytes, stream, args);
 }
 
 template void attention_decode_segments_launch<float>(const DecodeArgs&, cudaStream_t);

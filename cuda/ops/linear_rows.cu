@@ -60,14 +60,25 @@ __device__ __forceinline__ uint4 load_eight(const T* row, int k, int in, bool st
 // worth of its fragment once k is permuted alike in weights and x. The 8 warps take turns at k; their sums meet in shared memory.
 template <class T, int Tiles, bool Aligned>
 __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kernel(const LinearRows args) {
-  constexpr int kUnroll = Aligned ? 2 : 1; // rounds of a stage: one stage is on its way while the other is multiplied
-  constexpr int kRound = kWarps * kDepth, kStage = kUnroll * kRound;
+  constexpr int kUnroll = Aligned ? 2 : 1; // lines of 64 bytes of a row, one after the other: one stage is on its way while the other is multiplied
+  constexpr int kStage = kWarps * kUnroll * kDepth;
   __shared__ float sums[kWarps][Tiles * 8 * kFeatures];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
-  const int first = blockIdx.x * kFeatures;
+  const int first = blockIdx.x * kFeatures, own = warp * kUnroll * kDepth + quad * 8;
   const T* weight = static_cast<const T*>(args.weight);
   const T* upper = weight + min(first + group, args.features - 1) * args.weight_stride;
   const T* lower = weight + min(first + group + 8, args.features - 1) * args.weight_stride;
+
+  uint4 a[2][kUnroll][2], b[2][kUnroll][Tiles];
+  const auto load_weights = [&](int stage, int start) { // past the end nothing is read
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      a[stage][u][0] = load_eight<Aligned>(upper, start + own + u * kDepth, args.in, true);
+      a[stage][u][1] = load_eight<Aligned>(lower, start + own + u * kDepth, args.in, true);
+    }
+  };
+  load_weights(0, 0); // no kernel before this one in the stream that may still run writes weights
+  load_weights(1, kStage);
   wait_for_inputs();
 
   const T* x[Tiles];
@@ -78,18 +89,13 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
     x[tile] = static_cast<const T*>(args.x) + (row < args.rows ? row : 0) * args.x_stride;
     x_in[tile] = row < args.rows ? args.in : 0;
   }
-
-  float acc[Tiles][4] = {};
-  uint4 a[2][kUnroll][2], b[2][kUnroll][Tiles];
-  const auto load = [&](int stage, int start) {
+  const auto load_x = [&](int stage, int start) {
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      a[stage][u][0] = load_eight<Aligned>(upper, start + u * kRound, args.in, true);
-      a[stage][u][1] = load_eight<Aligned>(lower, start + u * kRound, args.in, true);
+    for (int u = 0; u < kUnroll; ++u)
 #pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile) b[stage][u][tile] = load_eight<Aligned>(x[tile], start + u * kRound, x_in[tile], false);
-    }
+      for (int tile = 0; tile < Tiles; ++tile) b[stage][u][tile] = load_eight<Aligned>(x[tile], start + own + u * kDepth, x_in[tile], false);
   };
+  float acc[Tiles][4] = {};
   const auto multiply = [&](int stage) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
@@ -100,14 +106,15 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
         mma(acc[tile], {high.z, low.z, high.w, low.w}, columns.z, columns.w, T());
       }
   };
-  const int own = warp * kDepth + quad * 8;
-  load(0, own);
-  for (int start = 0; start < args.in; start += 2 * kStage) {
-    load(1, start + kStage + own);
-    multiply(0);
-    load(0, start + 2 * kStage + own); // past the end: nothing is read
-    multiply(1);
-  }
+  load_x(0, 0);
+  load_x(1, kStage);
+  for (int start = 0; start < args.in; start += 2 * kStage)
+#pragma unroll
+    for (int stage = 0; stage < 2; ++stage) {
+      multiply(stage);
+      load_weights(stage, start + (stage + 2) * kStage);
+      load_x(stage, start + (stage + 2) * kStage);
+    }
 
   let_next_start(); // not before: blocks that wait would take the places of this kernel's last ones, unevenly
 #pragma unroll

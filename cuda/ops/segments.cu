@@ -1,5 +1,6 @@
 // Packed rows of the cache: storing rows as codes or with fewer channels, flushing the residual, reading back; scores of channels.
 #include "../core/cuda.h"
+#include "../device/early_launch.cuh"
 #include "../device/number.cuh"
 #include "../device/reduce.cuh"
 #include "ops.h"
@@ -32,8 +33,41 @@ __global__ void __launch_bounds__(kThreads) pack_rows_kernel(const __grid_consta
     tasks.run<DeviceNumber, T>(task, from, to, args.head_dim);
 }
 
+__device__ __forceinline__ float warp_min(float value) { return -device::warp_max(-value); }
+
+// One warp: the word that the codes of a lane and its neighbours make, the lowest lane's first.
+__device__ __forceinline__ uint32_t gather_word(uint32_t code, int bits) {
+  const int each = 32 / bits;
+  uint32_t word = code << (threadIdx.x % each * bits);
+  for (int offset = 1; offset < each; offset *= 2) word |= __shfl_xor_sync(device::kAllLanes, word, offset);
+  return word;
+}
+
+// One warp: Segments::quantize_value for all words of group `group` of a row, of a multiple of 32 channels.
+template <class T>
+__device__ void quantize_value_group(const Segments<DeviceNumber, T>& segments, int row, int group) {
+  const KvHead& head = segments.head;
+  const int lane = threadIdx.x % 32, width = head.packing.value_group, bits = head.packing.value_bits;
+  const T* from = segments.full_value(row) + group * width;
+  float low = INFINITY, high = -INFINITY;
+  for (int c = lane; c < width; c += 32) {
+    const float x = device::widen(from[c]);
+    low = fminf(low, x);
+    high = fmaxf(high, x);
+  }
+  const Scale scale = make_scale<DeviceNumber>(warp_min(low), device::warp_max(high), bits);
+  if (lane == 0) head.value_scales[int64_t(row) * (segments.head_dim / width) + group] = scale;
+  uint32_t* to = head.packed_v + int64_t(row) * words_of(segments.head_dim, bits) + group * width * bits / 32;
+  for (int c = lane; c < width; c += 32) {
+    const uint32_t word = gather_word(code_of<DeviceNumber>(device::widen(from[c]), scale, bits), bits);
+    if (lane % (32 / bits) == 0) to[c * bits / 32] = word;
+  }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads) flush_kernel(KvSeq* const* sequences, int layer, int head_dim) {
+  device::let_next_start();
+  device::wait_for_inputs();
   KvHead* entry = layer_heads(sequences[blockIdx.y], layer) + blockIdx.x;
   const KvHead head = *entry;
   const KvPacking& packing = head.packing;
@@ -44,9 +78,13 @@ __global__ void __launch_bounds__(kThreads) flush_kernel(KvSeq* const* sequences
     for (int task = threadIdx.x; task < tasks; task += kThreads)
       segments.quantize_keys(head, head.packed_keys / packing.group + task / words, task % words);
   }
-  if (value)
+  if (value && packing.value_group % 32 == 0) {
+    for (int group = threadIdx.x / 32; group < head_dim / packing.value_group; group += kThreads / 32)
+      quantize_value_group(segments, head.packed_values, group);
+  } else if (value) {
     for (int word = threadIdx.x; word < words_of(head_dim, packing.value_bits); word += kThreads)
       segments.quantize_value(head, head.packed_values, word);
+  }
   __syncthreads(); // every thread has read the counts
   if (threadIdx.x > 0) return;
   if (keys) entry->packed_keys = head.packed_keys + packing.residual;
@@ -127,10 +165,9 @@ void flush(Context& context, Batch& batch, int32_t first_sequence, int32_t seque
   if (sequences == 0) return;
   const KvShape& shape = batch.shape();
   with_device_type(shape.dtype, [&](auto type) {
-    flush_kernel<decltype(type)>
-        <<<dim3(shape.kv_heads, sequences), kThreads, 0, stream_of(context)>>>(batch.table + first_sequence, layer, shape.head_dim);
+    launch_early(flush_kernel<decltype(type)>, dim3(shape.kv_heads, sequences), kThreads, 0, stream_of(context), batch.table + first_sequence, layer,
+                 shape.head_dim);
   });
-  check_launch();
 }
 
 void read_rows(Context& context, const KvShape& shape, const KvHead& head, int32_t what, Matrix out) {

@@ -3,6 +3,7 @@ import type { ModelConfig } from "../../src/model/config.ts";
 import { Batch, KvCache, type Rotation } from "../../src/native/kv.ts";
 import * as ops from "../../src/native/ops.ts";
 import { Scope } from "../../src/native/scope.ts";
+import { quantize } from "../../src/native/segments.ts";
 import { Context, Tensor } from "../../src/native/tensor.ts";
 import { type Ceilings, timeMs } from "./device.ts";
 import { median, type Row } from "./row.ts";
@@ -158,18 +159,29 @@ export class LayerBench {
 
   /** decode attention of one token over all rows, as a graph-free launch; the cache is read once */
   decode(): Row {
-    const { cache, config, rows, top, scale } = this;
+    const { config, rows } = this;
+    return this.decodeRow("decode attention", this.cache, 2 * rows * config.kvHeads * config.headDim * 2, 0.94);
+  }
+
+  /** the same over KIVI's rows of 4 bits, but for the newest 128 */
+  decodeCodes(): Row {
+    const { config, rows } = this;
+    using fork = this.cache.fork();
+    quantize(fork, 0, { keyBits: 4, valueBits: 4, group: 32, residual: 128 }, 256);
+    const perRow = 2 * (config.headDim / 2 + config.headDim / 8); // codes of half a byte, a scale and a zero for 32 of them
+    return this.decodeRow("decode attention of 4-bit codes", fork, rows * config.kvHeads * perRow, 0.88);
+  }
+
+  private decodeRow(name: string, cache: KvCache, bytes: number, share: number): Row {
+    const { rows, top, scale } = this;
     using scope = new Scope(this.context);
     const batch = scope.own(Batch.create(this.context, 1));
     batch.set([cache]);
     batch.reserve(1);
     const q = scope.view(this.queries, rows - 1, 1);
     const out = scope.tensor("bfloat16", 1, q.columns);
-    const bytes = 2 * rows * config.kvHeads * config.headDim * 2;
     const ms = timeMs(this.context, () => ops.attentionDecode(batch, 0, q, scale, 0, out), 20);
-    return this.row("decode attention", ms, {
-      floorMs: (1000 * bytes) / top.copy,
-      targetMs: (1000 * bytes) / top.copy / 0.94,
-    });
+    const floorMs = (1000 * bytes) / top.copy;
+    return this.row(name, ms, { floorMs, targetMs: floorMs / share });
   }
 }

@@ -43,6 +43,7 @@ export function layerRows({ device, shape, top, emit }: Setting, lengths: readon
     try {
       const dense = attempt("dense attention", () => [bench.attention()])[0];
       attempt("decode attention", () => [bench.decode()]);
+      attempt("decode attention of codes", () => [bench.decodeCodes()]);
       if (!dense || length < 128 * K) continue;
       const denseMs = median(dense.ms);
       for (const density of [0.05, 0.1, 0.2, 0.5])

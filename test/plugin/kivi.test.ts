@@ -265,9 +265,12 @@ eachBackend("quantised rows", (backend) => {
     });
   }
 
-  test("a sliding window and probabilities count rows, packed or not", () => {
+  test.each([
+    ["float32", 3e-6],
+    ["float16", 2e-3],
+  ] as const)("a sliding window and probabilities count rows, packed or not: %s", (dtype, allowed) => {
     using scope = new Scope(backend.context);
-    const shape = { kvHeads: 2, groupSize: 4, headDim: 64, dtype: "float32" as const };
+    const shape = { kvHeads: 2, groupSize: 4, headDim: 64, dtype };
     const twin = emptyTwin(scope, shape);
     appendRandom(scope, twin, new Random(1), 300);
     quantize(twin.cache, 0, four, 1);
@@ -275,7 +278,7 @@ eachBackend("quantised rows", (backend) => {
     batch.set([twin.cache]);
     const q = randomQueries(scope, new Random(2), twin, 1);
     for (const window of [0, 20, 90]) {
-      const out = scope.tensor("float32", 1, q.tensor.columns);
+      const out = scope.tensor(dtype, 1, q.tensor.columns);
       const probs = scope.tensor("float32", 2, 300);
       nativeDecode(batch, 0, q.tensor, scaleOf(64), window, out, probs);
       const expected = attentionDecode(
@@ -286,10 +289,31 @@ eachBackend("quantised rows", (backend) => {
         window,
         exact,
       );
-      expect(relativeError(out.toFloats(), expected.out)).toBeLessThan(3e-6);
+      expect(relativeError(out.toFloats(), expected.out)).toBeLessThan(allowed);
       const all = expected.probabilities.flatMap((row) => Array.from(row));
-      expect(relativeError(probs.toFloats(), all)).toBeLessThan(3e-6);
+      expect(relativeError(probs.toFloats(), all)).toBeLessThan(allowed);
     }
+  });
+
+  test("forty-eight sequences at once give what one gives, however the work is divided", () => {
+    using scope = new Scope(backend.context);
+    const twin = emptyTwin(scope, { kvHeads: 8, groupSize: 1, headDim: 64, dtype: "float16" });
+    appendRandom(scope, twin, new Random(1), 600);
+    quantize(twin.cache, 0, four, 1);
+    const caches = Array.from({ length: 48 }, () => scope.own(twin.cache.fork()));
+    const query = randomQueries(scope, new Random(2), twin, 1);
+    const outs = [1, 48].map((count) => {
+      const batch = scope.own(Batch.create(backend.context, count));
+      batch.set(caches.slice(0, count));
+      const q = scope.tensor("float16", count, query.tensor.columns);
+      for (let row = 0; row < count; row++) query.tensor.copyTo(scope.view(q, row, 1));
+      const out = scope.tensor("float16", count, q.columns);
+      nativeDecode(batch, 0, q, scaleOf(64), 0, out);
+      return out.toFloats();
+    });
+    const alone = outs[0]!;
+    for (let row = 0; row < 48; row++)
+      expect(relativeError(outs[1]!.subarray(row * alone.length, (row + 1) * alone.length), alone)).toBeLessThan(1e-3);
   });
 
   test("full precision is freed, a copy goes on like its origin, and storage grows under it", () => {
