@@ -166,7 +166,8 @@ export class LayerBench {
   /** the same over KIVI's rows of 4 bits, but for the newest 128 */
   decodeCodes(): Row {
     const { config, rows } = this;
-    using fork = this.cache.fork();
+    using scope = new Scope(this.context);
+    const fork = scope.own(this.cache.fork());
     quantize(fork, 0, { keyBits: 4, valueBits: 4, group: 32, residual: 128 }, 256);
     const perRow = 2 * (config.headDim / 2 + config.headDim / 8); // codes of half a byte, a scale and a zero for 32 of them
     return this.decodeRow("decode attention of 4-bit codes", fork, rows * config.kvHeads * perRow, 0.88);
