@@ -7,6 +7,7 @@
 
 #include "attention_prefill.cuh"
 #include "mma.cuh"
+#include "vec.cuh"
 
 namespace kva::device {
 
@@ -150,12 +151,6 @@ struct TileSteps<TileRows, TileKeys, false> {
       : walk(tile_walk<TileRows, TileKeys>(shape, item.tile)) {}
   __device__ __forceinline__ int next() { return step < walk.count ? walk.at(step++) : -1; }
 };
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 __device__ __forceinline__ float quad_max(float value) {
   value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 1));

@@ -28,39 +28,44 @@ struct CodeStage {
   static constexpr int bytes = value_scales + HeadDim * 4; // of 4 bits; 2 bits leave room
 };
 
-template <int HeadDim>
-__device__ __forceinline__ int value_scale_place(int piece) { // pieces of 16 bytes: 128 / HeadDim rows
-  return piece / 8 * 8 + (piece % 8 ^ piece / 8 * 2);
+template <int HeadDim, int Bits>
+__device__ __forceinline__ void load_key_codes(uint32_t stage, const KvHead& head, int run) {
+  using Stage = CodeStage<HeadDim>;
+  constexpr int pieces = HeadDim * Bits / 4; // of 16 bytes
+  const int lane = threadIdx.x % 32, word = lane / 8, place = word * 8 + (lane % 8 ^ word * 2);
+  const char* keys = static_cast<const char*>(head.packed_k) + (int64_t(run) * pieces + lane) * 16;
+#pragma unroll
+  for (int at = 0; at < pieces; at += 32) device::copy_async(stage + Stage::keys + (at + place) * 16, keys + at * 16, true);
+  const char* scales = reinterpret_cast<const char*>(head.key_scales) + (int64_t(run) * (HeadDim / 4) + lane) * 16;
+  if (lane < HeadDim / 4) device::copy_async(stage + Stage::key_scales + lane * 16, scales, true);
 }
 
-// Copies what is codes of the rows [row, row + 32); scales of values that are not are zeros.
+// The first `valid` rows' values of the run; scales of the others are zeros.
+template <int HeadDim, int Bits>
+__device__ __forceinline__ void load_value_codes(uint32_t stage, const KvHead& head, int run, int valid) {
+  using Stage = CodeStage<HeadDim>;
+  constexpr int pieces = HeadDim * Bits / 4;
+  const int lane = threadIdx.x % 32;
+  const char* values = reinterpret_cast<const char*>(head.packed_v) + (int64_t(run) * pieces + lane) * 16;
+#pragma unroll
+  for (int at = 0; at < pieces; at += 32) {
+    const int row = (at + lane) * kRunRows / pieces, place = lane / 8 * 8 + (lane % 8 ^ row / 8 * 2);
+    device::copy_async(stage + Stage::values + (at + place) * 16, values + at * 16, row < valid);
+  }
+  const char* scales = reinterpret_cast<const char*>(head.value_scales) + (int64_t(run) * (HeadDim / 4) + lane) * 16;
+  const int bytes = min(max(valid * (HeadDim / 8) - lane * 16, 0), 16), place = lane / 8 * 8 + (lane % 8 ^ lane / 8 * 2);
+  if (lane < HeadDim / 4) device::copy_async_bytes(stage + Stage::value_scales + place * 16, scales, bytes);
+}
+
+// Copies what is codes of the rows [row, row + 32).
 template <int HeadDim>
 __device__ __forceinline__ void load_codes(uint32_t stage, const KvHead& head, int row) {
-  using Stage = CodeStage<HeadDim>;
-  const int lane = threadIdx.x % 32, run = row / kRunRows;
-  if (row < head.packed_keys) {
-    const int pieces = HeadDim * head.packing.key_bits / 4;
-    const char* keys = static_cast<const char*>(head.packed_k) + int64_t(run) * pieces * 16;
-    for (int at = lane; at < pieces; at += 32) {
-      const int word = at / 8, piece = at % 8 ^ word % 4 * 2;
-      device::copy_async(stage + Stage::keys + (word * 8 + piece) * 16, keys + at * 16, true);
-    }
-    const char* scales = reinterpret_cast<const char*>(head.key_scales + int64_t(run) * HeadDim);
-    if (lane < HeadDim / 4) device::copy_async(stage + Stage::key_scales + lane * 16, scales + lane * 16, true);
-  }
-  const int valid = min(head.packed_values - row, kRunRows); // rows
-  if (valid > 0) {
-    const int pieces = HeadDim * head.packing.value_bits / 4;
-    const char* values = reinterpret_cast<const char*>(head.packed_v) + int64_t(run) * pieces * 16;
-    for (int at = lane; at < pieces; at += 32) {
-      const int value_row = at * kRunRows / pieces, piece = at % 8 ^ value_row / 8 * 2;
-      device::copy_async(stage + Stage::values + (at / 8 * 8 + piece) * 16, values + at * 16, value_row < valid);
-    }
-    const char* scales = reinterpret_cast<const char*>(head.value_scales + int64_t(row) * (HeadDim / kCodeGroup));
-    if (lane < HeadDim / 4)
-      device::copy_async_bytes(stage + Stage::value_scales + value_scale_place<HeadDim>(lane) * 16, scales + lane * 16,
-                               min(max(valid * (HeadDim / 8) - lane * 16, 0), 16));
-  }
+  const int run = row / kRunRows;
+  if (row < head.packed_keys)
+    head.packing.key_bits == 4 ? load_key_codes<HeadDim, 4>(stage, head, run) : load_key_codes<HeadDim, 2>(stage, head, run);
+  const int valid = head.packed_values - row;
+  if (valid > 0)
+    head.packing.value_bits == 4 ? load_value_codes<HeadDim, 4>(stage, head, run, valid) : load_value_codes<HeadDim, 2>(stage, head, run, valid);
 }
 
 template <int Bits>
@@ -72,7 +77,9 @@ struct Codes {
   // code i of the lower and of the upper half word as two f16 numbers, the bias in them
   static __device__ __forceinline__ uint32_t pair(uint32_t word, int i) {
     constexpr int top = 10 - Bits;
-    return ((i * Bits < top ? word << (top - i * Bits) : word >> (i * Bits - top)) & mask) | exponent;
+    uint32_t numbers;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(numbers) : "r"(i * Bits < top ? word << (top - i * Bits) : word >> (i * Bits - top)), "n"(mask), "r"(exponent));
+    return numbers;
   }
 };
 
@@ -84,10 +91,17 @@ __device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
   return *reinterpret_cast<const uint32_t*>(&product);
 }
 
-// d += a * b, where every row of a is the 16 numbers of low (8 of a lane's) and high
-__device__ __forceinline__ void mma_alike(float (&d)[4], uint32_t low, uint32_t high, uint32_t b0, uint32_t b1) {
-  const uint32_t a[4] = {low, low, high, high};
+// d += a * b, where every number of a is the same
+__device__ __forceinline__ void mma_constant(float (&d)[4], uint32_t pair, uint32_t b0, uint32_t b1) {
+  const uint32_t a[4] = {pair, pair, pair, pair};
   device::mma(d, a, b0, b1, __half());
+}
+
+// A register of whatever is in it, for rows of a product that are not used.
+__device__ __forceinline__ uint32_t any_register() {
+  uint32_t value;
+  asm("" : "=r"(value));
+  return value;
 }
 
 // A lane's part of the query head lane / 4 lies in shared memory, four registers in a row, piece n at query[32 n].
@@ -156,15 +170,16 @@ __device__ __forceinline__ void score_codes(float (&scores)[2][4], const uint4* 
                                  C::pair(rows[2 * t + 1], i + p + 1)};
           device::mma(scores[t], a, b0, b1, __half());
         }
-        mma_alike(constant, C::minus_bias, C::minus_bias, b0, b1);
-        mma_alike(constant, high_halves(low[p], high[p]), high_halves(low[p + 1], high[p + 1]), q0, q1);
+        mma_constant(constant, C::minus_bias, b0, b1);
+        const uint32_t zeros[4] = {high_halves(low[p], high[p]), any_register(), high_halves(low[p + 1], high[p + 1]), any_register()};
+        device::mma(constant, zeros, q0, q1, __half());
       }
     }
   }
 #pragma unroll
   for (int t = 0; t < 2; ++t)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) scores[t][i] += constant[i % 2];
+    for (int i = 0; i < 4; ++i) scores[t][i] += constant[i % 2]; // of the upper eight rows, which are all alike
 }
 
 // The same of keys in memory, row after row; those from `rows` on are not read.
@@ -215,10 +230,13 @@ __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], co
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
   // a lane's four channels of a group: half a word, or a byte of one
   const uint32_t select = Bits == 4 ? (group % 2 == 0 ? 0x5410 : 0x7632) : 0x4400 + group % 4 * 0x1111;
-  const auto word = [&](int row, int at) {
-    const int byte = at * 4 * Bits + group * Bits / 2 / 4 * 4, place = row * row_pieces + byte / 16;
-    return *reinterpret_cast<const uint32_t*>(stage + Stage::values + (place / 8 * 8 + (place % 8 ^ quad * 2)) * 16 + byte % 16);
+  // where the lane's rows begin; what is fixed of a place is set by XOR within a line and by adding lines
+  const int codes_base = quad * row_pieces * 128 + quad * 32 + group * Bits / 2 / 4 * 4;
+  const auto word = [&](int row, int at) { // rows of the lane's eight
+    const int place = row * row_pieces + at * Bits / 4;
+    return *reinterpret_cast<const uint32_t*>(stage + Stage::values + (codes_base ^ place % 8 * 16) + place / 8 * 128 + at * 4 * Bits % 16);
   };
+  const int scales_base = HeadDim == 128 ? quad * 128 + quad * 32 : quad / 2 * 128 + (quad % 2 * 64 ^ quad / 2 * 32);
   uint32_t turned[4];
   turn_shares<__half>(turned, shares);
 #pragma unroll
@@ -228,8 +246,8 @@ __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], co
     for (int r = 0; r < 2; ++r)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int row = quad * 8 + step * 2 + r + i * 4, byte = row * groups * 4;
-        const unsigned char* from = stage + Stage::value_scales + value_scale_place<HeadDim>(byte / 16) * 16 + byte % 16;
+        const int byte = (step * 2 + r + i * 4) * groups * 4;
+        const unsigned char* from = stage + Stage::value_scales + (scales_base ^ byte / 16 * 16) + byte % 16;
         if constexpr (groups == 4) {
           const uint4 four = *reinterpret_cast<const uint4*>(from);
           scales[r][i][0] = four.x, scales[r][i][1] = four.y, scales[r][i][2] = four.z, scales[r][i][3] = four.w;
@@ -243,7 +261,7 @@ __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], co
       uint32_t codes[2], factors[2], offsets[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int row = quad * 8 + step * 2 + r;
+        const int row = step * 2 + r;
         codes[r] = __byte_perm(word(row, at), word(row + 4, at), select);
         factors[r] = multiply_halves(turned[step * 2 + r], low_halves(scales[r][0][at], scales[r][1][at]));
         offsets[r] = multiply_halves(turned[step * 2 + r], high_halves(scales[r][0][at], scales[r][1][at]));
@@ -252,8 +270,8 @@ __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], co
       for (int h = 0; h < 2; ++h) {
         const uint32_t a[4] = {C::pair(codes[0], 2 * h), C::pair(codes[0], 2 * h + 1), C::pair(codes[1], 2 * h), C::pair(codes[1], 2 * h + 1)};
         device::mma(out[at][h], a, factors[0], factors[1], __half());
-        mma_alike(out[at][h], C::minus_bias, C::minus_bias, factors[0], factors[1]);
-        mma_alike(out[at][h], ones, ones, offsets[0], offsets[1]);
+        mma_constant(out[at][h], C::minus_bias, factors[0], factors[1]);
+        mma_constant(out[at][h], ones, offsets[0], offsets[1]);
       }
     }
   }

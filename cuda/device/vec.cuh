@@ -26,6 +26,13 @@ __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
+// 2^x in one instruction; what is below 2^-126 becomes 0
+__device__ __forceinline__ float exp2_fast(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
 // Width elements that are loaded and stored at once: 16 bytes of the wider type, or one element where an address or stride does not allow it.
 template <class T, int Width>
 struct alignas(sizeof(T) * Width) Pack {

@@ -12,64 +12,61 @@ namespace {
 using namespace device;
 
 constexpr int kThreads = 256;
-constexpr int kMergeThreads = 512;
+constexpr int kMergeThreads = 256, kMergeColumns = 8;
 constexpr float kLog2E = 1.4426950408889634f;
 
-// out = sum over splits of 2^(max_s - max) * out_s, over the same sum of sums; a block has 32 columns of one query head, its warps share the
-// splits. What it reads first is asked for at once: the sums of all splits and the outs of the first.
+// out = sum over splits of 2^(max_s - max) * out_s, over the same sum of sums; a block has 8 columns of one query head, 32 splits at a time.
+// What it reads first is asked for at once: the sums of all splits and the outs of the first 512.
+// measured (H100 80GB, 2026-11-25): 16 us for 513 splits of 32 heads where a block had 32 columns.
 __global__ void __launch_bounds__(kMergeThreads) merge_splits_kernel(const DecodeArgs args) {
-  constexpr int kWarps = kMergeThreads / 32, kAhead = 8;
-  __shared__ float outs[kWarps][32], shared[kWarps], shares[kMergeThreads];
+  constexpr int kAhead = 16, kRows = kMergeThreads / kMergeColumns, kChunk = kAhead * kRows, kWarps = kMergeThreads / 32;
+  __shared__ float outs[kWarps][kMergeColumns], shared[kWarps], shares[kChunk];
   let_next_start();
   wait_for_inputs();
-  const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+  const int head = blockIdx.y, place = threadIdx.x % kMergeColumns, row = threadIdx.x / kMergeColumns, column = blockIdx.x * kMergeColumns + place;
   const int length = layer_heads(args.sequences[blockIdx.z], args.layer)[head / args.group()].len;
   const int splits = min((length + split_rows - 1) / split_rows, args.splits);
-  const int64_t row = int64_t(blockIdx.z) * args.heads + head;
-  const float2* sums = args.partial_sums + row * args.splits;
-  const float* partial = args.partial_out + row * args.splits * args.head_dim + column;
+  const int64_t at = int64_t(blockIdx.z) * args.heads + head;
+  const float2* sums = args.partial_sums + at * args.splits;
+  const float* partial = args.partial_out + at * args.splits * args.head_dim + column;
   const bool inside = column < args.head_dim;
 
   float values[kAhead];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
-    const int split = warp + i * kWarps;
+    const int split = row + i * kRows;
     values[i] = inside && split < splits ? partial[int64_t(split) * args.head_dim] : 0;
   }
   float max = -INFINITY, sum = 0, out = 0;
   for (int i = threadIdx.x; i < splits; i += kMergeThreads) max = fmaxf(max, sums[i].x);
   max = block_max<kMergeThreads>(max, shared);
   const float base = max == -INFINITY ? 0 : max;
-  for (int first = 0; first < splits; first += kMergeThreads) {
-    const int own = first + threadIdx.x;
-    const float2 mine = own < splits ? sums[own] : float2{-INFINITY, 0};
-    const float share = exp2f(mine.x - base);
-    sum = fmaf(share, mine.y, sum);
+  for (int first = 0; first < splits; first += kChunk) {
+    const int count = min(kChunk, splits - first);
     __syncthreads(); // the shares before have been used
-    shares[threadIdx.x] = share;
-    __syncthreads();
-    const int count = min(kMergeThreads, splits - first);
-    if (first == 0) {
-#pragma unroll
-      for (int at = 0; at < kAhead; ++at) { // a split without visible rows has written nothing
-        const float held = shares[warp + at * kWarps];
-        out = fmaf(held, held > 0 ? values[at] : 0, out);
-      }
+    for (int i = threadIdx.x; i < kChunk; i += kMergeThreads) {
+      const float2 mine = i < count ? sums[first + i] : float2{-INFINITY, 0};
+      shares[i] = exp2f(mine.x - base);
+      sum = fmaf(shares[i], mine.y, sum);
     }
-#pragma unroll 8
-    for (int i = warp + (first > 0 ? 0 : kAhead * kWarps); i < count; i += kWarps) {
-      const float value = shares[i] > 0 && inside ? partial[int64_t(first + i) * args.head_dim] : 0;
-      out = fmaf(shares[i], value, out);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) { // a split without visible rows has written nothing
+      const float share = shares[row + i * kRows];
+      if (first > 0) values[i] = share > 0 && inside ? partial[int64_t(first + row + i * kRows) * args.head_dim] : 0;
+      out = fmaf(share, share > 0 ? values[i] : 0, out);
     }
   }
   sum = block_sum<kMergeThreads>(sum, shared);
-  if (threadIdx.x == 0 && blockIdx.x == 0) args.norms[row] = {max, sum};
-  outs[warp][lane] = out;
+  if (threadIdx.x == 0 && blockIdx.x == 0) args.norms[at] = {max, sum};
+#pragma unroll
+  for (int offset = kMergeColumns; offset < 32; offset *= 2) out += __shfl_xor_sync(kAllLanes, out, offset);
+  if (threadIdx.x % 32 < kMergeColumns) outs[threadIdx.x / 32][place] = out;
   __syncthreads();
-  if (warp > 0 || !inside) return;
+  if (threadIdx.x >= kMergeColumns || !inside) return;
   float total = 0;
 #pragma unroll
-  for (int other = 0; other < kWarps; ++other) total += outs[other][lane];
+  for (int other = 0; other < kWarps; ++other) total += outs[other][place];
   write_decode_out(args, blockIdx.z, head, column, sum > 0 ? total / sum : 0);
 }
 
@@ -166,7 +163,7 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
     attention_decode_fma_launch<T>(args, stream);
   });
   if (args.splits > 1) {
-    const dim3 grid(divide_up(args.head_dim, 32), args.heads, sequences);
+    const dim3 grid(divide_up(args.head_dim, kMergeColumns), args.heads, sequences);
     launch_early(merge_splits_kernel, grid, kMergeThreads, 0, stream, args);
   }
   if (!probs) return;

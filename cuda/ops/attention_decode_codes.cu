@@ -106,7 +106,7 @@ struct RunState {
     for (int t = 0; t < 2; ++t)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        scores[t][i] = exp2f(scores[t][i] - base(max[i % 2]));
+        scores[t][i] = device::exp2_fast(scores[t][i] - base(max[i % 2]));
         sum[i % 2] += scores[t][i];
       }
   }
@@ -141,11 +141,16 @@ __device__ __forceinline__ void finish_scores(const DecodeArgs& args, const Deco
 #pragma unroll
   for (int t = 0; t < 2; ++t)
 #pragma unroll
+    for (int i = 0; i < 4; ++i) scores[t][i] *= scale[i % 2];
+  if (run + kRunRows <= block.last && block.positions == nullptr && args.scores == nullptr) return;
+#pragma unroll
+  for (int t = 0; t < 2; ++t)
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int row = first + t * 2 + i / 2;
-      scores[t][i] = row < block.last && block.sees(row) ? scores[t][i] * scale[i % 2] : -INFINITY;
-      if (args.scores != nullptr && row < block.last && quad * 2 + i % 2 < block.heads)
-        args.scores[block.head_row(args, quad * 2 + i % 2) * args.score_stride() + row] = scores[t][i];
+      const int row = first + t * 2 + i / 2, head = quad * 2 + i % 2;
+      if (row >= block.last || !block.sees(row)) scores[t][i] = -INFINITY;
+      if (args.scores != nullptr && row < block.last && head < block.heads)
+        args.scores[block.head_row(args, head) * args.score_stride() + row] = scores[t][i];
     }
 }
 
@@ -186,6 +191,7 @@ __global__ void __launch_bounds__(kWarps * 32, kResident) attention_decode_codes
   const int warp = threadIdx.x / 32, quad = threadIdx.x % 4;
   uint4* query = reinterpret_cast<uint4*>(shared + CodeShared<HeadDim>::queries) + warp * HeadDim + threadIdx.x % 32;
   unsigned char* own = shared + warp * 2 * Stage::bytes;
+  device::let_next_start(); // every block is on a multiprocessor already
   device::wait_for_inputs();
 
   const Team team(team_warps);
@@ -247,7 +253,6 @@ __global__ void __launch_bounds__(kWarps * 32, kResident) attention_decode_codes
         if (quad * 2 + i < block.heads) args.partial_sums[(first_row + quad * 2 + i) * args.splits + block.split] = {state.max[i], state.sum[i]};
   }
   device::copy_async_wait<0>();
-  device::let_next_start();
 }
 
 template <class T, int HeadDim>
