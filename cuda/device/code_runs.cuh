@@ -2,8 +2,8 @@
 // values are codes of 2 or 4 bits, in groups of 32, or numbers of 16 bits. Rows are the tensor core's rows, heads its columns: lane l has of
 // the scores rows 4 (l / 4) + {0..3}, of the sums channels 32 n + 4 (l / 4) + {0..3}, of both the heads 2 (l % 4) + {0, 1}.
 // The affine map of codes stays out of the products: sum_c q_c (code_c s_c + z_c) = sum_c (q_c s_c) code_c + sum_c q_c z_c, likewise for values.
-// A code becomes an f16 number by setting exponent bits above it: bias + code, exactly. Products with constant matrices of -bias take the bias
-// off and add the offsets, with the same rounded factors, so that no rounding is multiplied.
+// A code becomes an f16 number where it stands, by setting exponent bits above it: 1024 + code * step, exactly, where step is 1 for the lowest of a
+// byte, 2^Bits for the next. Products with constant matrices take the 1024 off and add the offsets, with the same rounded factors, so that no rounding is multiplied.
 #pragma once
 #include "../core/segments.h"
 #include "mma.cuh"
@@ -70,18 +70,20 @@ __device__ __forceinline__ void load_codes(uint32_t stage, const KvHead& head, i
 
 template <int Bits>
 struct Codes {
-  static constexpr int each = 32 / Bits, pairs = each / 2; // codes of a word; pairs of codes half a word apart
-  static constexpr uint32_t mask = Bits == 4 ? 0x03c003c0 : 0x03000300, exponent = Bits == 4 ? 0x4c004c00 : 0x44004400; // 16 + code, 4 + code
-  static constexpr uint32_t minus_bias = exponent | 0x80008000;
+  static constexpr int each = 32 / Bits, pairs = each / 2, in_byte = 8 / Bits; // codes of a word; pairs of codes half a word apart
+  static constexpr uint32_t exponent = 0x64006400, minus_bias = 0xe400e400;    // 1024
 
-  // code i of the lower and of the upper half word as two f16 numbers, the bias in them
+  static KVA_HOST_DEVICE constexpr int step(int i) { return i % in_byte * Bits; } // its exponent
+  // code i of the lower and of the upper half word as two numbers 1024 + code * 2^step(i)
   static __device__ __forceinline__ uint32_t pair(uint32_t word, int i) {
-    constexpr int top = 10 - Bits;
+    const uint32_t mask = ((1u << Bits) - 1 << step(i)) * 0x10001u;
     uint32_t numbers;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(numbers) : "r"(i * Bits < top ? word << (top - i * Bits) : word >> (i * Bits - top)), "n"(mask), "r"(exponent));
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(numbers) : "r"(word >> i / in_byte * 8), "r"(mask), "r"(exponent));
     return numbers;
   }
 };
+
+KVA_HOST_DEVICE constexpr uint32_t power_pair(int exponent) { return uint32_t(15 + exponent << 10) * 0x10001u; } // 2^exponent as two f16 numbers
 
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
@@ -91,9 +93,9 @@ __device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
   return *reinterpret_cast<const uint32_t*>(&product);
 }
 
-// d += a * b, where every number of a is the same
-__device__ __forceinline__ void mma_constant(float (&d)[4], uint32_t pair, uint32_t b0, uint32_t b1) {
-  const uint32_t a[4] = {pair, pair, pair, pair};
+// d += a * b, where the upper eight rows of a are all one number, and the lower eight another
+__device__ __forceinline__ void mma_constant(float (&d)[4], uint32_t upper, uint32_t lower, uint32_t b0, uint32_t b1) {
+  const uint32_t a[4] = {upper, lower, upper, lower};
   device::mma(d, a, b0, b1, __half());
 }
 
@@ -105,8 +107,8 @@ __device__ __forceinline__ uint32_t any_register() {
 }
 
 // A lane's part of the query head lane / 4 lies in shared memory, four registers in a row, piece n at query[32 n].
-// For products with codes: f16, times a power of two that brings its largest number to [2, 4), so that no factor overflows; [word][pair] of the
-// words lane % 4 + 4 j. Returns what scores are to be multiplied by.
+// For products with codes: f16, [word][pair] of the words lane % 4 + 4 j, times a power of two that brings its largest number to [8, 16), so that
+// factors neither overflow nor vanish. Returns what scores are to be multiplied by.
 template <class T, int HeadDim, int Bits>
 __device__ __forceinline__ float load_code_query(uint4* query, const T* q, int heads) {
   using C = Codes<Bits>;
@@ -123,14 +125,14 @@ __device__ __forceinline__ float load_code_query(uint4* query, const T* q, int h
   }
   largest = fmaxf(largest, __shfl_xor_sync(device::kAllLanes, largest, 1));
   largest = fmaxf(largest, __shfl_xor_sync(device::kAllLanes, largest, 2));
-  const int exponent = min(max(__float_as_int(largest) >> 23, 2), 252) - 127;
-  const float factor = __int_as_float((128 - exponent) << 23);
+  const int exponent = min(max(__float_as_int(largest) >> 23, 8), 252) - 127;
+  const float factor = __int_as_float((130 - exponent) << 23);
 #pragma unroll
   for (int n = 0; n < HeadDim / 8; n += 4) {
     const auto pair = [&](int at) { return device::pack_pair(numbers[n + at][0] * factor, numbers[n + at][1] * factor, __half()); };
     query[n / 4 * 32] = {pair(0), pair(1), pair(2), pair(3)};
   }
-  return __int_as_float((126 + exponent) << 23);
+  return __int_as_float((124 + exponent) << 23);
 }
 
 template <class T, int HeadDim>
@@ -163,14 +165,18 @@ __device__ __forceinline__ void score_codes(float (&scores)[2][4], const uint4* 
 #pragma unroll
       for (int p = 0; p < 4; p += 2) {
         const uint32_t q0 = q[p], q1 = q[p + 1];
-        const uint32_t b0 = multiply_halves(q0, low_halves(low[p], high[p])), b1 = multiply_halves(q1, low_halves(low[p + 1], high[p + 1]));
+        const auto scaled = [&](uint32_t pair, int at) {
+          const uint32_t factor = multiply_halves(pair, low_halves(low[at], high[at]));
+          return C::step(i + at) == 0 ? factor : multiply_halves(factor, power_pair(-C::step(i + at)));
+        };
+        const uint32_t b0 = scaled(q0, p), b1 = scaled(q1, p + 1);
 #pragma unroll
         for (int t = 0; t < 2; ++t) {
           const uint32_t a[4] = {C::pair(rows[2 * t], i + p), C::pair(rows[2 * t + 1], i + p), C::pair(rows[2 * t], i + p + 1),
                                  C::pair(rows[2 * t + 1], i + p + 1)};
           device::mma(scores[t], a, b0, b1, __half());
         }
-        mma_constant(constant, C::minus_bias, b0, b1);
+        mma_constant(constant, C::minus_bias, C::minus_bias, b0, b1);
         const uint32_t zeros[4] = {high_halves(low[p], high[p]), any_register(), high_halves(low[p + 1], high[p + 1]), any_register()};
         device::mma(constant, zeros, q0, q1, __half());
       }
@@ -220,12 +226,12 @@ __device__ __forceinline__ void turn_shares(uint32_t (&turned)[4], const float (
   }
 }
 
-// out[n][h][i] += share * value of channel 32 n + 4 (lane / 4) + 2 h + i / 2 and head 2 (lane % 4) + i % 2, for the rows whose values are codes
+// out[n][h][i] += share * value of channel 32 n + 4 (lane / 4) + 2 h + i / 2 and head 2 (lane % 4) + i % 2, for the rows whose values are codes;
+// times 2^step(2 h + i / 2), which divide_steps takes off
 template <int HeadDim, int Bits>
 __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], const float (&shares)[2][4], const unsigned char* stage) {
   using Stage = CodeStage<HeadDim>;
   using C = Codes<Bits>;
-  constexpr uint32_t ones = 0x3c003c00;
   constexpr int groups = HeadDim / kCodeGroup, row_pieces = HeadDim * Bits / 128; // pieces of 16 bytes of a row
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
   // a lane's four channels of a group: half a word, or a byte of one
@@ -270,14 +276,24 @@ __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], co
       for (int h = 0; h < 2; ++h) {
         const uint32_t a[4] = {C::pair(codes[0], 2 * h), C::pair(codes[0], 2 * h + 1), C::pair(codes[1], 2 * h), C::pair(codes[1], 2 * h + 1)};
         device::mma(out[at][h], a, factors[0], factors[1], __half());
-        mma_constant(out[at][h], C::minus_bias, factors[0], factors[1]);
-        mma_constant(out[at][h], ones, offsets[0], offsets[1]);
+        mma_constant(out[at][h], C::minus_bias, C::minus_bias, factors[0], factors[1]);
+        mma_constant(out[at][h], power_pair(C::step(2 * h)), power_pair(C::step(2 * h + 1)), offsets[0], offsets[1]);
       }
     }
   }
 }
 
-// The same for the rows of [first, last) of the run; value(row) is where the value of row `row` of the run lies.
+template <int HeadDim, int Bits>
+__device__ __forceinline__ void divide_steps(float (&out)[HeadDim / 32][2][4]) {
+#pragma unroll
+  for (int n = 0; n < HeadDim / 32; ++n)
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[n][h][i] *= 1.f / (1 << Codes<Bits>::step(2 * h + i / 2));
+}
+
+// The same for the rows of [first, last) of the run, without steps; value(row) is where the value of row `row` of the run lies.
 template <class T, int HeadDim, class Value>
 __device__ __forceinline__ void weigh_full(float (&out)[HeadDim / 32][2][4], const float (&shares)[2][4], int first, int last, const Value& value) {
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;

@@ -18,7 +18,6 @@ struct LinearRows {
   int64_t x_stride, weight_stride, out_stride;
   int rows, in, features;
   bool accumulate, out_f32;
-  int processors; // of the device
 };
 
 template <class T>

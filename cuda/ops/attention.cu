@@ -153,7 +153,10 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
     using T = decltype(type);
     if (packs) {
       if constexpr (sizeof(T) == 2) {
-        if (all_codes(batch, layer, q)) return attention_decode_codes_launch<T>(args, stream);
+        if (all_codes(batch, layer, q)) {
+          const int unpacked = batch.kvs[0]->layer(layer)[0].packing.residual + 1; // rows at most, before a flush
+          return attention_decode_codes_launch<T>(args, unpacked / split_rows + 2, stream);
+        }
       }
       return attention_decode_segments_launch<T>(args, stream);
     }

@@ -1,7 +1,6 @@
 // Decode attention over rows that are codes of 2 or 4 bits but for the newest, on the tensor cores: f16 and bf16, head sizes 64 and 128, groups
 // of 32, up to 8 query heads for a KV head. A split belongs to a team of 1 to 8 warps, more where there are few splits; a warp goes through its
-// runs of 32 rows, with those of the next run on their way, and keeps its softmax in registers. The newest splits, which hold rows in full
-// precision, come first.
+// runs of 32 rows, with those of the next run on their way, and keeps its softmax in registers.
 // floor: 160 bytes a row and KV head at 4 bits and head size 128, 96 at 2, at copy bandwidth: 56 us at 128K rows and 8 KV heads.
 #include "../core/cuda.h"
 #include "../device/attention_decode.cuh"
@@ -12,7 +11,7 @@ namespace kva {
 namespace {
 
 constexpr int kWarps = 8, kResident = 2; // of a block; blocks of a multiprocessor
-constexpr float kHeadroom = 6; // shares are up to 2^6, so that f16 keeps small ones
+constexpr float kHeadroom = 2, kSlack = 4; // the share of the largest score is 2^2, later ones are up to 2^6: times an offset of values below 65504
 
 template <int HeadDim>
 struct CodeShared {
@@ -23,24 +22,30 @@ struct CodeShared {
   static_assert(kRunHeads * out_stride * 4 <= CodeStage<HeadDim>::bytes);
 };
 
-// Visits of items: the last split of every head, then those before.
-__device__ __forceinline__ int visited_item(const DecodeArgs& args, int visit) {
-  const int rows = args.kv_heads * args.count, row = visit % rows;
-  return row * args.splits + args.splits - 1 - visit / rows;
-}
-
 __device__ __forceinline__ const KvHead& head_of(const DecodeArgs& args, const DecodeBlock& block) {
   return layer_heads(args.sequences[block.sequence], args.layer)[block.kv_head];
 }
 
-struct Team {
-  int warps, warp; // of the team; this one's place in it
-  int visit, step; // its first one; what follows
+// Visits of items: the newest split of every head, then those before. An item without rows where there is none.
+__device__ __forceinline__ DecodeBlock visited_block(const DecodeArgs& args, int visit) {
+  const int rows = args.kv_heads * args.count, row = visit % rows;
+  DecodeBlock block = decode_place(args, row * args.splits);
+  const int length = head_of(args, block).len;
+  block.split = (length + split_rows - 1) / split_rows - 1 - visit / rows;
+  block.first = block.split * split_rows;
+  block.last = block.split < 0 ? block.first : min(length, block.first + split_rows);
+  return block;
+}
 
-  __device__ explicit Team(int warps) : warps(warps) {
+// Warps that go through the visits [first, end) together.
+struct Team {
+  int warps, warp;      // of the team; this one's place in it
+  int visit, step, end; // its first visit, the distance to the next one
+
+  __device__ Team(int warps, int first, int end) : warps(warps), end(end) {
     const int at = threadIdx.x / 32;
     warp = at % warps;
-    visit = at / warps * gridDim.x + blockIdx.x;
+    visit = first + at / warps * gridDim.x + blockIdx.x;
     step = kWarps / warps * gridDim.x;
   }
   __device__ void sync() const { asm volatile("bar.sync %0, %1;" ::"r"(1 + int(threadIdx.x) / 32 / warps), "r"(warps * 32) : "memory"); }
@@ -57,12 +62,12 @@ struct RunLoader {
   __device__ RunLoader(const DecodeArgs& args, const Team& team) : args(args), team(team), visit(team.visit - team.step) {}
 
   __device__ void load(uint32_t stage) {
-    while (row >= last && visit + team.step < args.items()) {
+    while (row >= last && visit + team.step < team.end) {
       visit += team.step;
-      const DecodeBlock block = decode_place(args, visited_item(args, visit));
+      const DecodeBlock block = visited_block(args, visit);
       head = &head_of(args, block);
-      row = block.split * split_rows + team.warp * kRunRows;
-      last = min(head->len, (block.split + 1) * split_rows);
+      row = block.first + team.warp * kRunRows;
+      last = block.last;
     }
     if (row < last) load_codes<HeadDim>(stage, *head, row);
     row += team.warps * kRunRows;
@@ -78,29 +83,29 @@ struct RunState {
 
   static __device__ float base(float max) { return max == -INFINITY ? 0 : max - kHeadroom; }
 
-  // scores become shares
+  // scores become shares; the maxima follow only where a share would be above 2^(kHeadroom + kSlack)
   __device__ __forceinline__ void add(float (&scores)[2][4]) {
-    float decay[2];
-    bool moved = false;
+    float top[2];
+    bool over = false;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      float top = fmaxf(fmaxf(scores[0][i], scores[0][i + 2]), fmaxf(scores[1][i], scores[1][i + 2]));
-#pragma unroll
-      for (int offset = 4; offset < 32; offset *= 2) top = fmaxf(top, __shfl_xor_sync(device::kAllLanes, top, offset));
-      top = fmaxf(top, max[i]);
-      decay[i] = max[i] == -INFINITY ? 0 : exp2f(base(max[i]) - base(top));
-      moved = moved || top > max[i];
-      max[i] = top;
+      top[i] = fmaxf(fmaxf(scores[0][i], scores[0][i + 2]), fmaxf(scores[1][i], scores[1][i + 2]));
+      over = over || top[i] > max[i] + kSlack;
     }
-    if (__any_sync(device::kAllLanes, moved)) {
+    if (__any_sync(device::kAllLanes, over)) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) sum[i] *= decay[i];
+      for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int n = 0; n < HeadDim / 32; ++n)
+        for (int offset = 4; offset < 32; offset *= 2) top[i] = fmaxf(top[i], __shfl_xor_sync(device::kAllLanes, top[i], offset));
+        top[i] = fmaxf(top[i], max[i]);
+        const float decay = max[i] == -INFINITY ? 0 : exp2f(base(max[i]) - base(top[i]));
+        max[i] = top[i];
+        sum[i] *= decay;
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
+        for (int n = 0; n < HeadDim / 32; ++n)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) out[n][h][i] *= decay[i % 2];
+          for (int at = 0; at < 4; ++at) out[n][at / 2][at % 2 * 2 + i] *= decay;
+      }
     }
 #pragma unroll
     for (int t = 0; t < 2; ++t)
@@ -136,21 +141,24 @@ struct RunState {
 };
 
 // The scores of a run in base-2 units, -inf where a row is hidden or absent; copied out where they are asked for.
-__device__ __forceinline__ void finish_scores(const DecodeArgs& args, const DecodeBlock& block, int run, float (&scores)[2][4], const float (&scale)[2]) {
-  const int quad = threadIdx.x % 4, first = run + threadIdx.x % 32 / 4 * 4;
+__device__ __forceinline__ void finish_scores(const DecodeArgs& args, DecodeBlock& block, const KvHead& head, int run, float (&scores)[2][4],
+                                              const float (&scale)[2]) {
 #pragma unroll
   for (int t = 0; t < 2; ++t)
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[t][i] *= scale[i % 2];
-  if (run + kRunRows <= block.last && block.positions == nullptr && args.scores == nullptr) return;
+  if (run + kRunRows <= block.last && args.window == 0 && args.scores == nullptr) return;
+  block.positions = args.window > 0 ? head.pos : nullptr;
+  block.newest_hidden = args.sequences[block.sequence]->position - args.window;
+  const int quad = threadIdx.x % 4, first = run + threadIdx.x % 32 / 4 * 4;
 #pragma unroll
   for (int t = 0; t < 2; ++t)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int row = first + t * 2 + i / 2, head = quad * 2 + i % 2;
+      const int row = first + t * 2 + i / 2, at_head = quad * 2 + i % 2;
       if (row >= block.last || !block.sees(row)) scores[t][i] = -INFINITY;
-      if (args.scores != nullptr && row < block.last && head < block.heads)
-        args.scores[block.head_row(args, head) * args.score_stride() + row] = scores[t][i];
+      if (args.scores != nullptr && row < block.last && at_head < block.heads)
+        args.scores[block.head_row(args, at_head) * args.score_stride() + row] = scores[t][i];
     }
 }
 
@@ -185,38 +193,37 @@ __device__ __forceinline__ void merge_team(const DecodeArgs& args, const DecodeB
 }
 
 template <class T, int HeadDim>
-__global__ void __launch_bounds__(kWarps * 32, kResident) attention_decode_codes_kernel(const DecodeArgs args, const int team_warps) {
+__device__ __forceinline__ void attend_codes(const DecodeArgs& args, const Team& team, unsigned char* shared) {
   using Stage = CodeStage<HeadDim>;
-  extern __shared__ __align__(128) unsigned char shared[];
   const int warp = threadIdx.x / 32, quad = threadIdx.x % 4;
   uint4* query = reinterpret_cast<uint4*>(shared + CodeShared<HeadDim>::queries) + warp * HeadDim + threadIdx.x % 32;
   unsigned char* own = shared + warp * 2 * Stage::bytes;
-  device::let_next_start(); // every block is on a multiprocessor already
-  device::wait_for_inputs();
-
-  const Team team(team_warps);
   RunLoader<HeadDim> loader(args, team);
   loader.load(device::shared_address(own));
   int stage = 0; // of the next run
-  for (int visit = team.visit; visit < args.items(); visit += team.step) {
-    const DecodeBlock block = decode_block(args, visited_item(args, visit));
+  for (int visit = team.visit; visit < team.end; visit += team.step) {
+    DecodeBlock block = visited_block(args, visit);
     if (block.first >= block.last) continue;
     const KvHead& head = head_of(args, block);
-    const int packed_keys = head.packed_keys, packed_values = head.packed_values, key_bits = head.packing.key_bits;
-    const T* q = static_cast<const T*>(args.q) + block.sequence * args.q_stride + int64_t(block.first_head) * HeadDim;
+    const int packed_keys = head.packed_keys, packed_values = head.packed_values, key_bits = head.packing.key_bits, value_bits = head.packing.value_bits;
+    const auto q = [&] { return static_cast<const T*>(args.q) + block.sequence * args.q_stride + int64_t(block.first_head) * HeadDim; };
     const Segments<DeviceNumber, T> segments{head, HeadDim};
 
     float scale[2];
-    const auto load_codes_query = [&] {
-      const float scaled = key_bits == 4 ? load_code_query<T, HeadDim, 4>(query, q, block.heads) : load_code_query<T, HeadDim, 2>(query, q, block.heads);
+    bool of_codes = block.first < packed_keys;
+    if (of_codes) {
+      const float scaled = key_bits == 4 ? load_code_query<T, HeadDim, 4>(query, q(), block.heads) : load_code_query<T, HeadDim, 2>(query, q(), block.heads);
 #pragma unroll
       for (int i = 0; i < 2; ++i) scale[i] = args.scale * __shfl_sync(device::kAllLanes, scaled, (quad * 2 + i) * 4);
-    };
-    bool of_codes = block.first < packed_keys;
-    if (of_codes) load_codes_query();
-
+    }
     RunState<HeadDim> state;
-    for (int run = block.first + team.warp * kRunRows; run < block.last; run += team.warps * kRunRows) {
+    bool stepped = true; // sums of values with the steps of codes in them
+    const auto divide = [&] {
+      if (stepped) value_bits == 4 ? divide_steps<HeadDim, 4>(state.out) : divide_steps<HeadDim, 2>(state.out);
+      stepped = false;
+    };
+    const int own_first = block.first + team.warp * kRunRows;
+    for (int run = own_first; run < block.last; run += team.warps * kRunRows) {
       loader.load(device::shared_address(own + (stage ^ 1) * Stage::bytes));
       device::copy_async_wait<1>();
       __syncwarp();
@@ -225,22 +232,24 @@ __global__ void __launch_bounds__(kWarps * 32, kResident) attention_decode_codes
       if (run < packed_keys) {
         key_bits == 4 ? score_codes<HeadDim, 4>(scores, query, tile) : score_codes<HeadDim, 2>(scores, query, tile);
       } else {
-        if (of_codes || run == block.first + team.warp * kRunRows) {
-          load_full_query<T, HeadDim>(query, q, block.heads);
+        if (of_codes || run == own_first) {
+          load_full_query<T, HeadDim>(query, q(), block.heads);
           scale[0] = scale[1] = args.scale;
           of_codes = false;
         }
         score_full<T, HeadDim>(scores, query, segments.full_key(run), block.last - run);
       }
-      finish_scores(args, block, run, scores, scale);
+      finish_scores(args, block, head, run, scores, scale);
       state.add(scores);
-      if (run < packed_values)
-        head.packing.value_bits == 4 ? weigh_codes<HeadDim, 4>(state.out, scores, tile) : weigh_codes<HeadDim, 2>(state.out, scores, tile);
-      if (run + kRunRows > packed_values)
+      if (run < packed_values) value_bits == 4 ? weigh_codes<HeadDim, 4>(state.out, scores, tile) : weigh_codes<HeadDim, 2>(state.out, scores, tile);
+      if (run + kRunRows > packed_values) {
+        divide();
         weigh_full<T, HeadDim>(state.out, scores, packed_values - run, block.last - run, [&](int row) { return segments.full_value(run + row); });
+      }
       __syncwarp(); // every lane has read the stage
       stage ^= 1;
     }
+    divide();
     state.finish();
     if (team.warps > 1) {
       merge_team<HeadDim>(args, block, team, state, shared, (warp * 2 + (stage ^ 1)) * Stage::bytes);
@@ -255,25 +264,39 @@ __global__ void __launch_bounds__(kWarps * 32, kResident) attention_decode_codes
   device::copy_async_wait<0>();
 }
 
+// The first `newest` visits, of splits with rows in full precision, are slow ones: whole blocks take them.
 template <class T, int HeadDim>
-void launch(const DecodeArgs& args, cudaStream_t stream) {
-  const int resident = kResident * args.processors;
+__global__ void __launch_bounds__(kWarps * 32, kResident) attention_decode_codes_kernel(const DecodeArgs args, const int newest, const int team_warps) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  device::wait_for_inputs();
+#pragma unroll 1
+  for (int part = blockIdx.x < newest ? 0 : 1; part < 2; ++part) {
+    const Team team(part == 0 ? kWarps : team_warps, part == 0 ? 0 : newest, part == 0 ? newest : args.items());
+    attend_codes<T, HeadDim>(args, team, shared);
+    __syncthreads();
+  }
+  device::let_next_start();
+}
+
+template <class T, int HeadDim>
+void launch(const DecodeArgs& args, int newest_splits, cudaStream_t stream) {
+  const int resident = kResident * args.processors, newest = std::min(args.splits, newest_splits) * args.kv_heads * args.count;
   int team = kWarps;
-  while (team > 1 && int64_t(args.items()) * team > int64_t(resident) * kWarps) team /= 2;
-  const int blocks = static_cast<int>(std::min<int64_t>(resident, divide_up(int64_t(args.items()) * team, kWarps)));
+  while (team > 1 && int64_t(args.items() - newest) * team > int64_t(resident) * kWarps) team /= 2;
+  const int blocks = static_cast<int>(std::min<int64_t>(resident, std::max<int64_t>(newest, divide_up(int64_t(args.items() - newest) * team, kWarps))));
   constexpr int bytes = CodeShared<HeadDim>::bytes;
   allow_shared<attention_decode_codes_kernel<T, HeadDim>>(bytes);
-  launch_early(attention_decode_codes_kernel<T, HeadDim>, dim3(blocks), kWarps * 32, bytes, stream, args, team);
+  launch_early(attention_decode_codes_kernel<T, HeadDim>, dim3(blocks), kWarps * 32, bytes, stream, args, newest, team);
 }
 
 }  // namespace
 
 template <class T>
-void attention_decode_codes_launch(const DecodeArgs& args, cudaStream_t stream) {
-  args.head_dim == 64 ? launch<T, 64>(args, stream) : launch<T, 128>(args, stream);
+void attention_decode_codes_launch(const DecodeArgs& args, int newest_splits, cudaStream_t stream) {
+  args.head_dim == 64 ? launch<T, 64>(args, newest_splits, stream) : launch<T, 128>(args, newest_splits, stream);
 }
 
-template void attention_decode_codes_launch<__half>(const DecodeArgs&, cudaStream_t);
-template void attention_decode_codes_launch<__nv_bfloat16>(const DecodeArgs&, cudaStream_t);
+template void attention_decode_codes_launch<__half>(const DecodeArgs&, int, cudaStream_t);
+template void attention_decode_codes_launch<__nv_bfloat16>(const DecodeArgs&, int, cudaStream_t);
 
 }  // namespace kva

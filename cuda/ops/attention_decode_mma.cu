@@ -207,7 +207,6 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, 3) attention_decode_mma_ker
   const uint32_t stages = device::shared_address(shared) + warp * kDecodeStages * kDecodeStageBytes<HeadDim>;
   float2* sums = reinterpret_cast<float2*>(shared + kDecodeWarps * kDecodeStages * kDecodeStageBytes<HeadDim>);
   float* outs = reinterpret_cast<float*>(sums + kDecodeWarps * kDecodeHeads);
-  device::let_next_start(); // every block is on a multiprocessor already
   device::wait_for_inputs();
 
   DecodeLoader<T, HeadDim> loader(args);
@@ -249,6 +248,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, 3) attention_decode_mma_ker
     merge_decode_warps<T, HeadDim>(args, block, state, sums, outs, rows);
   }
   device::copy_async_wait<0>();
+  device::let_next_start();
 }
 
 template <class T, int HeadDim>

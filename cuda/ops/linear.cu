@@ -154,7 +154,7 @@ void linear(Context& context, Matrix x, Matrix weight, Matrix bias, bool accumul
   if (x.rows == 0 || weight.rows == 0) return;
   if (x.rows <= kLinearRowsMax) {
     const LinearRows args = {x.data,     weight.data, bias.data, out.data,    x.stride,   weight.stride,
-                             out.stride, x.rows,      x.columns, weight.rows, accumulate, out.dtype == KVA_F32, cuda_device(context).processors};
+                             out.stride, x.rows,      x.columns, weight.rows, accumulate, out.dtype == KVA_F32};
     with_device_type(x.dtype, [&](auto type) { linear_rows_launch<decltype(type)>(args, stream_of(context)); });
     check_launch();
     return;

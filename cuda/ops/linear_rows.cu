@@ -58,11 +58,8 @@ __device__ __forceinline__ uint4 load_eight(const T* row, int k, int in, bool st
 
 // The weights are the 16-row operand and go from memory to the tensor cores without shared memory: a lane's 16 bytes are two products'
 // worth of its fragment once k is permuted alike in weights and x. The 8 warps take turns at k; their sums meet in shared memory.
-template <int Tiles>
-constexpr int kResident = Tiles == 1 ? 3 : 2; // blocks of a multiprocessor
-
 template <class T, int Tiles, bool Aligned>
-__global__ void __launch_bounds__(kThreads, kResident<Tiles>) linear_rows_kernel(const LinearRows args) {
+__global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kernel(const LinearRows args) {
   constexpr int kUnroll = Aligned ? 2 : 1; // lines of 64 bytes of a row, one after the other: one stage is on its way while the other is multiplied
   constexpr int kStage = kWarps * kUnroll * kDepth;
   __shared__ float sums[kWarps][Tiles * 8 * kFeatures];
@@ -82,8 +79,6 @@ __global__ void __launch_bounds__(kThreads, kResident<Tiles>) linear_rows_kernel
   };
   load_weights(0, 0); // no kernel before this one in the stream that may still run writes weights
   load_weights(1, kStage);
-  const bool all_resident = gridDim.x <= kResident<Tiles> * args.processors;
-  if (all_resident) let_next_start();
   wait_for_inputs();
 
   const T* x[Tiles];
@@ -121,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Tiles>) linear_rows_kernel
       load_x(stage, start + (stage + 2) * kStage);
     }
 
-  if (!all_resident) let_next_start(); // not before: blocks that wait would take the places of this kernel's last ones, unevenly
+  let_next_start(); // not before: blocks that wait would take the places of this kernel's last ones, unevenly
 #pragma unroll
   for (int tile = 0; tile < Tiles; ++tile)
 #pragma unroll
