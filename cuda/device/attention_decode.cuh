@@ -129,8 +129,8 @@ template <class T>
 void attention_decode_mma_launch(const DecodeArgs& args, cudaStream_t stream); // head sizes 64 and 128, q of the cache's type
 template <class T>
 void attention_decode_fma_launch(const DecodeArgs& args, cudaStream_t stream);
-template <class T> // codes that takes_codes() names, rows in full precision among the newest splits of a head; q of the cache's type, two splits or more
-void attention_decode_codes_launch(const DecodeArgs& args, int newest_splits, cudaStream_t stream);
+template <class T>
+void attention_decode_codes_launch(const DecodeArgs& args, cudaStream_t stream); // codes that takes_codes() names, q of the cache's type, two splits or more
 template <class T>
 void attention_decode_segments_launch(const DecodeArgs& args, cudaStream_t stream); // packed rows of any kind
 

@@ -37,15 +37,15 @@ __device__ __forceinline__ DecodeBlock visited_block(const DecodeArgs& args, int
   return block;
 }
 
-// Warps that go through the visits [first, end) together.
+// Warps that go through visits together.
 struct Team {
-  int warps, warp;      // of the team; this one's place in it
-  int visit, step, end; // its first visit, the distance to the next one
+  int warps, warp; // of the team; this one's place in it
+  int visit, step; // its first one; the distance to the next
 
-  __device__ Team(int warps, int first, int end) : warps(warps), end(end) {
+  __device__ explicit Team(int warps) : warps(warps) {
     const int at = threadIdx.x / 32;
     warp = at % warps;
-    visit = first + at / warps * gridDim.x + blockIdx.x;
+    visit = at / warps * gridDim.x + blockIdx.x;
     step = kWarps / warps * gridDim.x;
   }
   __device__ void sync() const { asm volatile("bar.sync %0, %1;" ::"r"(1 + int(threadIdx.x) / 32 / warps), "r"(warps * 32) : "memory"); }
@@ -62,7 +62,7 @@ struct RunLoader {
   __device__ RunLoader(const DecodeArgs& args, const Team& team) : args(args), team(team), visit(team.visit - team.step) {}
 
   __device__ void load(uint32_t stage) {
-    while (row >= last && visit + team.step < team.end) {
+    while (row >= last && visit + team.step < args.items()) {
       visit += team.step;
       const DecodeBlock block = visited_block(args, visit);
       head = &head_of(args, block);
@@ -193,15 +193,19 @@ __device__ __forceinline__ void merge_team(const DecodeArgs& args, const DecodeB
 }
 
 template <class T, int HeadDim>
-__device__ __forceinline__ void attend_codes(const DecodeArgs& args, const Team& team, unsigned char* shared) {
+__global__ void __launch_bounds__(kWarps * 32, kResident) attention_decode_codes_kernel(const DecodeArgs args, const int team_warps) {
   using Stage = CodeStage<HeadDim>;
+  extern __shared__ __align__(128) unsigned char shared[];
   const int warp = threadIdx.x / 32, quad = threadIdx.x % 4;
   uint4* query = reinterpret_cast<uint4*>(shared + CodeShared<HeadDim>::queries) + warp * HeadDim + threadIdx.x % 32;
   unsigned char* own = shared + warp * 2 * Stage::bytes;
+  device::wait_for_inputs();
+
+  const Team team(team_warps);
   RunLoader<HeadDim> loader(args, team);
   loader.load(device::shared_address(own));
   int stage = 0; // of the next run
-  for (int visit = team.visit; visit < team.end; visit += team.step) {
+  for (int visit = team.visit; visit < args.items(); visit += team.step) {
     DecodeBlock block = visited_block(args, visit);
     if (block.first >= block.last) continue;
     const KvHead& head = head_of(args, block);
@@ -262,41 +266,28 @@ __device__ __forceinline__ void attend_codes(const DecodeArgs& args, const Team&
         if (quad * 2 + i < block.heads) args.partial_sums[(first_row + quad * 2 + i) * args.splits + block.split] = {state.max[i], state.sum[i]};
   }
   device::copy_async_wait<0>();
-}
-
-// The first `newest` visits, of splits with rows in full precision, are slow ones: whole blocks take them.
-template <class T, int HeadDim>
-__global__ void __launch_bounds__(kWarps * 32, kResident) attention_decode_codes_kernel(const DecodeArgs args, const int newest, const int team_warps) {
-  extern __shared__ __align__(128) unsigned char shared[];
-  device::wait_for_inputs();
-#pragma unroll 1
-  for (int part = blockIdx.x < newest ? 0 : 1; part < 2; ++part) {
-    const Team team(part == 0 ? kWarps : team_warps, part == 0 ? 0 : newest, part == 0 ? newest : args.items());
-    attend_codes<T, HeadDim>(args, team, shared);
-    __syncthreads();
-  }
   device::let_next_start();
 }
 
 template <class T, int HeadDim>
-void launch(const DecodeArgs& args, int newest_splits, cudaStream_t stream) {
-  const int resident = kResident * args.processors, newest = std::min(args.splits, newest_splits) * args.kv_heads * args.count;
+void launch(const DecodeArgs& args, cudaStream_t stream) {
+  const int resident = kResident * args.processors;
   int team = kWarps;
-  while (team > 1 && int64_t(args.items() - newest) * team > int64_t(resident) * kWarps) team /= 2;
-  const int blocks = static_cast<int>(std::min<int64_t>(resident, std::max<int64_t>(newest, divide_up(int64_t(args.items() - newest) * team, kWarps))));
+  while (team > 1 && int64_t(args.items()) * team > int64_t(resident) * kWarps) team /= 2;
+  const int blocks = static_cast<int>(std::min<int64_t>(resident, divide_up(int64_t(args.items()) * team, kWarps)));
   constexpr int bytes = CodeShared<HeadDim>::bytes;
   allow_shared<attention_decode_codes_kernel<T, HeadDim>>(bytes);
-  launch_early(attention_decode_codes_kernel<T, HeadDim>, dim3(blocks), kWarps * 32, bytes, stream, args, newest, team);
+  launch_early(attention_decode_codes_kernel<T, HeadDim>, dim3(blocks), kWarps * 32, bytes, stream, args, team);
 }
 
 }  // namespace
 
 template <class T>
-void attention_decode_codes_launch(const DecodeArgs& args, int newest_splits, cudaStream_t stream) {
-  args.head_dim == 64 ? launch<T, 64>(args, newest_splits, stream) : launch<T, 128>(args, newest_splits, stream);
+void attention_decode_codes_launch(const DecodeArgs& args, cudaStream_t stream) {
+  args.head_dim == 64 ? launch<T, 64>(args, stream) : launch<T, 128>(args, stream);
 }
 
-template void attention_decode_codes_launch<__half>(const DecodeArgs&, int, cudaStream_t);
-template void attention_decode_codes_launch<__nv_bfloat16>(const DecodeArgs&, int, cudaStream_t);
+template void attention_decode_codes_launch<__half>(const DecodeArgs&, cudaStream_t);
+template void attention_decode_codes_launch<__nv_bfloat16>(const DecodeArgs&, cudaStream_t);
 
 }  // namespace kva
