@@ -75,6 +75,32 @@ int32_t kva_silu_mul(kva_tensor* x, kva_tensor* out) {
   });
 }
 
+int32_t kva_linear_silu_mul(kva_tensor* x, kva_tensor* weight, kva_tensor* bias, kva_tensor* gate_up, kva_tensor* out) {
+  return run("linear_silu_mul", [&]() -> Context& {
+    Tensor &in = get(x, "x"), &w = get(weight, "weight"), &wide = get(gate_up, "gate_up"), &y = get(out, "out");
+    Matrix b = get_optional(bias);
+    require_context(w, "weight", in.context);
+    require_context(wide, "gate_up", in.context);
+    require_context(y, "out", in.context);
+    require_float(in, "x");
+    require_type(w, "weight", in.dtype);
+    require_type(wide, "gate_up", in.dtype);
+    require_type(y, "out", in.dtype);
+    require(w.columns == in.columns, "weight has %d columns, x has %d", w.columns, in.columns);
+    require(w.rows % 2 == 0, "weight has %d rows, they must be even", w.rows);
+    require_shape(wide, "gate_up", in.rows, w.rows);
+    require_shape(y, "out", in.rows, w.rows / 2);
+    require(y.data != in.data && wide.data != in.data, "neither out nor gate_up may be x");
+    if (b) {
+      require_context(get(bias, "bias"), "bias", in.context);
+      require_type(b, "bias", in.dtype);
+      require_shape(b, "bias", 1, w.rows);
+    }
+    linear_silu_mul(in.context, in, w, b, wide, y);
+    return in.context;
+  });
+}
+
 int32_t kva_add(kva_tensor* x, kva_tensor* y, kva_tensor* out) {
   return run("add", [&]() -> Context& {
     Tensor &a = get(x, "x"), &b = get(y, "y"), &sum = get(out, "out");

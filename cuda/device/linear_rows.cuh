@@ -18,6 +18,7 @@ struct LinearRows {
   int64_t x_stride, weight_stride, out_stride;
   int rows, in, features;
   bool accumulate, out_f32;
+  bool gated; // out[r, n] = silu(a) * b, a and b being features n and features / 2 + n; of 16-bit types, without accumulate and out_f32
 };
 
 template <class T>

@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define KVA_ABI_VERSION ((1 << 16) | 9)
+#define KVA_ABI_VERSION ((1 << 16) | 10)
 
 #if defined(__GNUC__)
 #define KVA_API __attribute__((visibility("default")))
@@ -170,6 +170,10 @@ KVA_API int32_t kva_rmsnorm(kva_tensor* x, kva_tensor* weight, float eps, kva_te
 KVA_API int32_t kva_linear(kva_tensor* x, kva_tensor* weight, kva_tensor* bias, int32_t accumulate, kva_tensor* out);
 /* out[r, i] = silu(x[r, i]) * x[r, width + i]; x [rows, 2 * width], out [rows, width] */
 KVA_API int32_t kva_silu_mul(kva_tensor* x, kva_tensor* out);
+/* The same of x * weight^T (+ bias), in one pass over the weights for up to 16 rows on CUDA, where it is not rounded in between; x [rows, in],
+ * weight [2 * width, in], bias [1, 2 * width] or NULL, out [rows, width], all of one type. gate_up [rows, 2 * width] is written over.
+ * Since 1.10. */
+KVA_API int32_t kva_linear_silu_mul(kva_tensor* x, kva_tensor* weight, kva_tensor* bias, kva_tensor* gate_up, kva_tensor* out);
 /* out = x + y; out may be x or y */
 KVA_API int32_t kva_add(kva_tensor* x, kva_tensor* y, kva_tensor* out);
 /* Prefill of one sequence: rows of qkv [rows, (heads + 2 * kvHeads) * headDim] are tokens at logical positions

@@ -76,6 +76,11 @@ struct Linear {
 
 }  // namespace
 
+void linear_silu_mul(Context& context, Matrix x, Matrix weight, Matrix bias, Matrix gate_up, Matrix out) {
+  linear(context, x, weight, bias, false, gate_up);
+  silu_mul(context, gate_up, out);
+}
+
 void linear(Context& context, Matrix x, Matrix weight, Matrix bias, bool accumulate, Matrix out) {
   Cpu& device = cpu(context);
   device.enqueue([=, &context, &device] {

@@ -154,7 +154,7 @@ void linear(Context& context, Matrix x, Matrix weight, Matrix bias, bool accumul
   if (x.rows == 0 || weight.rows == 0) return;
   if (x.rows <= kLinearRowsMax) {
     const LinearRows args = {x.data,     weight.data, bias.data, out.data,    x.stride,   weight.stride,
-                             out.stride, x.rows,      x.columns, weight.rows, accumulate, out.dtype == KVA_F32};
+                             out.stride, x.rows,      x.columns, weight.rows, accumulate, out.dtype == KVA_F32, false};
     with_device_type(x.dtype, [&](auto type) { linear_rows_launch<decltype(type)>(args, stream_of(context)); });
     check_launch();
     return;
@@ -162,6 +162,16 @@ void linear(Context& context, Matrix x, Matrix weight, Matrix bias, bool accumul
   const bool fused = bias && bias.dtype == out.dtype;
   multiply(context, x, weight, fused ? bias : Matrix(), accumulate, out);
   if (bias && !fused) add_bias(context, bias, out);
+}
+
+void linear_silu_mul(Context& context, Matrix x, Matrix weight, Matrix bias, Matrix gate_up, Matrix out) {
+  if (x.rows == 0 || weight.rows == 0) return;
+  if (x.rows > kLinearRowsMax || x.dtype == KVA_F32) {
+    linear(context, x, weight, bias, false, gate_up);
+    return silu_mul(context, gate_up, out);
+  }
+  const LinearRows args = {x.data, weight.data, bias.data, out.data, x.stride, weight.stride, out.stride, x.rows, x.columns, weight.rows, false, false, true};
+  with_device_type(x.dtype, [&](auto type) { linear_rows_launch<decltype(type)>(args, stream_of(context)); });
 }
 
 }  // namespace kva

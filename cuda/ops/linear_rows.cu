@@ -37,6 +37,16 @@ __device__ __forceinline__ void write_out(const LinearRows& args, int row, int f
   }
 }
 
+// feature of the gate's half
+template <class T>
+__device__ __forceinline__ void write_gated(const LinearRows& args, int row, int feature, float gate, float up) {
+  if (args.bias != nullptr) {
+    gate += widen(static_cast<const T*>(args.bias)[feature]);
+    up += widen(static_cast<const T*>(args.bias)[args.features / 2 + feature]);
+  }
+  static_cast<T*>(args.out)[row * args.out_stride + feature] = narrow<T>(gate / (1 + expf(-gate)) * up);
+}
+
 // elements [k, k + 8) of a row of 16-bit elements, zeros past its end
 template <bool Aligned, class T>
 __device__ __forceinline__ uint4 load_eight(const T* row, int k, int in, bool streaming) {
@@ -64,10 +74,12 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
   constexpr int kStage = kWarps * kUnroll * kDepth;
   __shared__ float sums[kWarps][Tiles * 8 * kFeatures];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
-  const int first = blockIdx.x * kFeatures, own = warp * kUnroll * kDepth + quad * 8;
-  const T* weight = static_cast<const T*>(args.weight);
-  const T* upper = weight + min(first + group, args.features - 1) * args.weight_stride;
-  const T* lower = weight + min(first + group + 8, args.features - 1) * args.weight_stride;
+  const int own = warp * kUnroll * kDepth + quad * 8;
+  // a block's two times eight features follow one another, or are of the gate and, half of all features on, of what it multiplies
+  const int end = args.gated ? args.features / 2 : args.features, first = blockIdx.x * (args.gated ? kFeatures / 2 : kFeatures);
+  const int upper_feature = min(first + group, end - 1), lower_feature = args.gated ? end + upper_feature : min(first + group + 8, end - 1);
+  const T* upper = static_cast<const T*>(args.weight) + upper_feature * args.weight_stride;
+  const T* lower = static_cast<const T*>(args.weight) + lower_feature * args.weight_stride;
 
   uint4 a[2][kUnroll][2], b[2][kUnroll][Tiles];
   const auto load_weights = [&](int stage, int start) { // past the end nothing is read
@@ -125,13 +137,19 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
       sums[warp][row * kFeatures + feature] = acc[tile][i];
     }
   __syncthreads();
-  for (int at = threadIdx.x; at < Tiles * 8 * kFeatures; at += kThreads) {
-    const int row = at / kFeatures, feature = first + at % kFeatures;
-    if (row >= args.rows || feature >= args.features) continue;
+  const auto total = [&](int at) {
     float sum = 0;
 #pragma unroll
     for (int other = 0; other < kWarps; ++other) sum += sums[other][at];
-    write_out<T>(args, row, feature, sum);
+    return sum;
+  };
+  for (int at = threadIdx.x; at < Tiles * 8 * kFeatures; at += kThreads) {
+    const int row = at / kFeatures, feature = first + at % kFeatures;
+    if (row >= args.rows || feature >= end) continue;
+    if (!args.gated)
+      write_out<T>(args, row, feature, total(at));
+    else if (at % kFeatures < 8)
+      write_gated<T>(args, row, feature, total(at), total(at + 8));
   }
 }
 
@@ -204,7 +222,8 @@ void launch_f32(const LinearRows& args, cudaStream_t stream) {
 
 template <class T, bool Aligned>
 void launch_mma(const LinearRows& args, cudaStream_t stream) {
-  const unsigned blocks = (args.features + kFeatures - 1) / kFeatures;
+  const int each = args.gated ? 8 : kFeatures, features = args.gated ? args.features / 2 : args.features;
+  const unsigned blocks = (features + each - 1) / each;
   if (args.rows <= 8)
     launch_early(linear_rows_kernel<T, 1, Aligned>, dim3(blocks), kThreads, 0, stream, args);
   else

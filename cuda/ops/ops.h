@@ -42,6 +42,8 @@ void rmsnorm(Context&, Matrix x, Matrix weight, float eps, Matrix out);
 void linear(Context&, Matrix x, Matrix weight, Matrix bias, bool accumulate, Matrix out);
 // out[r, i] = silu(x[r, i]) * x[r, width + i], silu(a) = a / (1 + exp(-a)). x [rows, 2 * width], out [rows, width]. (pointwise)
 void silu_mul(Context&, Matrix x, Matrix out);
+// The same of x * weight^T (+ bias), which may go through gate_up [rows, 2 * width], of x's type. (linear)
+void linear_silu_mul(Context&, Matrix x, Matrix weight, Matrix bias, Matrix gate_up, Matrix out);
 // out = x + y, of one float type; out may be x or y. (pointwise)
 void add(Context&, Matrix x, Matrix y, Matrix out);
 

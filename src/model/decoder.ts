@@ -283,8 +283,7 @@ export class Decoder {
     const eps = this.config.normEps;
     this.addBranch(b.attended, w.o, w.oBias, w.postSelfAttnNorm, b);
     ops.rmsnorm(b.hidden, w.postAttentionNorm, eps, b.normed);
-    ops.linear(b.normed, w.gateUp, w.gateUpBias ?? null, b.gateUp);
-    ops.siluMul(b.gateUp, b.activated);
+    ops.linearSiluMul(b.normed, w.gateUp, w.gateUpBias ?? null, b.gateUp, b.activated);
     this.addBranch(b.activated, w.down, w.downBias, w.postMlpNorm, b);
   }
 

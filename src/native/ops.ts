@@ -30,6 +30,20 @@ export function siluMul(x: Tensor, out: Tensor): void {
   library.check(library.native.kva_silu_mul(x.pointer, out.pointer));
 }
 
+/** out = silu(a) * b of [a, b] = x * weight^T (+ bias), which may go through gateUp */
+export function linearSiluMul(x: Tensor, weight: Tensor, bias: Tensor | null, gateUp: Tensor, out: Tensor): void {
+  const { library } = out.context;
+  library.check(
+    library.native.kva_linear_silu_mul(
+      x.pointer,
+      weight.pointer,
+      bias?.pointer ?? NONE,
+      gateUp.pointer,
+      out.pointer,
+    ),
+  );
+}
+
 export function add(x: Tensor, y: Tensor, out: Tensor): void {
   const { library } = out.context;
   library.check(library.native.kva_add(x.pointer, y.pointer, out.pointer));

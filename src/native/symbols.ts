@@ -41,6 +41,7 @@ export const symbols = {
   kva_rmsnorm: status("ptr", "ptr", "f32", "ptr"),
   kva_linear: status("ptr", "ptr", "ptr", "i32", "ptr"),
   kva_silu_mul: status("ptr", "ptr"),
+  kva_linear_silu_mul: status("ptr", "ptr", "ptr", "ptr", "ptr"),
   kva_add: status("ptr", "ptr", "ptr"),
   kva_rope_append: status("ptr", "i32", "i32", "ptr", "ptr", "ptr", "i32", "f32"),
   kva_rope_append_batch: status("ptr", "i32", "ptr", "ptr", "ptr", "i32", "f32"),

@@ -115,6 +115,31 @@ eachBackend("linear", (backend) => {
     });
   }
 
+  for (const dtype of floatDtypes) {
+    test(`with silu_mul behind it equals one after the other in ${dtype}`, () => {
+      using scope = new Scope(backend.context);
+      const random = new Random(8);
+      for (const [rows, inner, width, beside, biased] of [
+        [1, 256, 64, 0, false],
+        [3, 100, 13, 3, true],
+        [16, 512, 40, 8, true],
+        [17, 64, 24, 0, false],
+      ] as const) {
+        const x = input(scope, dtype, rows, inner, random.normals(rows * inner), beside);
+        const weight = input(scope, dtype, 2 * width, inner, random.normals(2 * width * inner, 0.1), beside);
+        const bias = biased ? input(scope, dtype, 1, 2 * width, random.normals(2 * width)) : null;
+        const gateUp = scope.tensor(dtype, rows, 2 * width);
+        const out = output(scope, dtype, rows, width, beside);
+        ops.linearSiluMul(x.tensor, weight.tensor, bias?.tensor ?? null, gateUp, out.tensor);
+        expect(out.read()).toMatchReference(
+          reference.both(dtype, (a) =>
+            reference.siluMul(reference.linear(x.values, weight.values, bias?.values ?? null, null, a), a),
+          ),
+        );
+      }
+    });
+  }
+
   describe("a row's bits", () => {
     const counts = backend.name === "cpu" ? [1, 2, 3, 7, 8, 15, 16, 17, 31, 64, 111] : [1, 2, 3, 7, 8, 15, 16];
     for (const dtype of floatDtypes) {

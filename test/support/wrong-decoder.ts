@@ -39,6 +39,16 @@ export const wrongDecoder: Wrong[] = [
   ["linear: accumulate 2", ({ native, f }) => native.kva_linear(f(2, 8), f(3, 8), NULL, 2, f(2, 3)), /accumulate is 2/],
   ["silu_mul: an odd width", ({ native, f }) => native.kva_silu_mul(f(2, 7), f(2, 3)), /7/],
   ["silu_mul: out of another width", ({ native, f }) => native.kva_silu_mul(f(2, 8), f(2, 8)), /\[2, 8\].*\[2, 4\]/],
+  [
+    "linear_silu_mul: an odd number of features",
+    ({ native, f }) => native.kva_linear_silu_mul(f(2, 8), f(7, 8), NULL, f(2, 7), f(2, 3)),
+    /weight has 7 rows/,
+  ],
+  [
+    "linear_silu_mul: out of another width",
+    ({ native, f }) => native.kva_linear_silu_mul(f(2, 8), f(6, 8), NULL, f(2, 6), f(2, 6)),
+    /out is \[2, 6\].*\[2, 3\]/,
+  ],
   ["add: other shape", ({ native, f }) => native.kva_add(f(2, 8), f(2, 7), f(2, 8)), /\[2, 7\]/],
   [
     "rope_append: a layer too many",
