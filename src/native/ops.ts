@@ -34,13 +34,7 @@ export function siluMul(x: Tensor, out: Tensor): void {
 export function linearSiluMul(x: Tensor, weight: Tensor, bias: Tensor | null, gateUp: Tensor, out: Tensor): void {
   const { library } = out.context;
   library.check(
-    library.native.kva_linear_silu_mul(
-      x.pointer,
-      weight.pointer,
-      bias?.pointer ?? NONE,
-      gateUp.pointer,
-      out.pointer,
-    ),
+    library.native.kva_linear_silu_mul(x.pointer, weight.pointer, bias?.pointer ?? NONE, gateUp.pointer, out.pointer),
   );
 }
 
