@@ -1,9 +1,10 @@
 // out[r, n] = sum_k x[r, k] * weight[n, k] (+ bias[n]) (+ out[r, n]), at most 16 rows: the weights are read once, 16 bytes at a time, and the
 // order of the sums depends on the depth k alone, so that a row has the same bits among 1 row or 16.
 // floor: the bytes of the weights at copy bandwidth (3.0 TB/s): 145 us for a layer of the 8B shape, 5.0 ms for all of it.
-// measured (H100 80GB, 2026-11-25, each kernel alone under Nsight Compute, before stages overlapped): 2.9 TB/s for 128256 features, 2.8 for 28672, 2.5 for
-// 4096 from 14336, 2.2 and 2.1 for 6144 and 4096 from 4096; a whole decode step 5.9 ms.
-// gap: a layer's four products last 16 to 85 us each, of which the first loads and the last blocks take 3 to 5.
+// measured (H100 80GB, 2026-11-25, each kernel alone under Nsight Compute): 2.9 TB/s for 128256 features, 2.8 for 28672, 2.5 for 4096 from 14336,
+// 2.2 and 2.1 for 6144 and 4096 from 4096; a whole decode step 5.68 to 5.95 ms, by machine.
+// gap: a layer's four products last 16 to 85 us each, of which the first loads and the last blocks take 3 to 5. Blocks ask for their first weights
+// before the kernel ahead has ended; letting the next kernel start where all blocks are resident made the step 0.8 ms slower.
 #include "../device/linear_rows.cuh"
 
 #include <algorithm>
