@@ -4,17 +4,19 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Engine } from "../../src/engine/engine.ts";
+import { parseMethods } from "../../src/plugin/compose.ts";
 import { loadPlugins, ownPlugins } from "../../src/plugin/loader.ts";
 import { fields } from "../../src/plugin/params.ts";
 import { eachBackend } from "../support/backends.ts";
-import { generate, methodOf, openEngine, randomIds, request, trace, traceOf } from "../support/engine.ts";
+import { generate, openEngine, randomIds, request, trace, traceOf } from "../support/engine.ts";
 import { familyNames, ropeCases, writeCase } from "../support/family-cases.ts";
 
-const { plugins } = await loadPlugins([ownPlugins]);
+const registry = await loadPlugins([ownPlugins]);
+const methodOf = (text: string) => parseMethods([text], [], registry)[0]!;
 
 /** `SnapKV[capacity=24,window=8]` of every method that evicts, with what its other forms need. */
 function texts(capacity: number): string[] {
-  const plain = plugins
+  const plain = registry.plugins
     .filter(({ plugin }) => plugin.category === "eviction")
     .map(({ plugin }) => {
       const keys = new Set(fields(plugin).map(({ key }) => key));
@@ -41,12 +43,11 @@ eachBackend("a large budget", (backend) => {
         const { ids, promptTokens } = traceOf(rows, 4, s);
         return { ids: ids.map((id) => id % most), promptTokens };
       });
-      const full = await trace(engine, await methodOf("Full"), inputs);
-      for (const text of texts(500)) expect(await trace(engine, await methodOf(text), inputs)).toEqual(full);
-      const [alone] = await trace(engine, await methodOf("Full"), inputs.slice(0, 1));
+      const full = await trace(engine, methodOf("Full"), inputs);
+      for (const text of texts(500)) expect(await trace(engine, methodOf(text), inputs)).toEqual(full);
+      const [alone] = await trace(engine, methodOf("Full"), inputs.slice(0, 1));
       const exactly = texts(25).filter((text) => !text.includes("helm")); // it makes room for the next token beforehand
-      for (const text of exactly)
-        expect(await trace(engine, await methodOf(text), inputs.slice(0, 1))).toEqual([alone!]);
+      for (const text of exactly) expect(await trace(engine, methodOf(text), inputs.slice(0, 1))).toEqual([alone!]);
     } finally {
       engine.dispose();
       rmSync(scratch, { recursive: true });
@@ -63,7 +64,7 @@ eachBackend("kept positions", (backend) => {
 
   describe.each(texts(20))("%s", (text) => {
     test("of a finished request are those held after the prompt and after its last token", async () => {
-      const method = await methodOf(text);
+      const method = methodOf(text);
       const ids = randomIds(60, 31);
       const [done] = await generate(engine, method, [request(ids, { id: "r", maxNewTokens: 9 })]);
       const input = { ids: [...ids, ...done!.ids.slice(0, -1)], promptTokens: 60 };
@@ -75,20 +76,18 @@ eachBackend("kept positions", (backend) => {
 
   test("CaM that never merges is StreamingLLM with half of its rows as sinks, bit for bit", async () => {
     const input = traceOf(50, 12, 32);
-    const [never] = await trace(engine, await methodOf("CaM[capacity=20,decision=never]"), [input]);
-    const [streaming] = await trace(engine, await methodOf("StreamingLLM[capacity=20,sinks=10,positions=original]"), [
-      input,
-    ]);
+    const [never] = await trace(engine, methodOf("CaM[capacity=20,decision=never]"), [input]);
+    const [streaming] = await trace(engine, methodOf("StreamingLLM[capacity=20,sinks=10,positions=original]"), [input]);
     expect(never!.kept).toEqual(streaming!.kept);
     expect(never!.logits).toEqual(streaming!.logits);
   });
 
-  test("cache positions beside KIVI or ThinK, whose rows cannot turn, are refused", async () => {
+  test("cache positions beside KIVI or ThinK, whose rows cannot turn, are refused", () => {
     for (const other of ["KIVI", "ThinK"]) {
-      const { parts } = await methodOf(`H2O[capacity=20]+${other}`);
+      const { parts } = methodOf(`H2O[capacity=20]+${other}`);
       expect(parts[0]!.params).toMatchObject({ positions: "original", rolling: false });
-      const both = methodOf(`H2O[capacity=20,positions=cache]+${other}`);
-      await expect(both).rejects.toThrow(/h2o.positions: must be original beside/);
+      const both = () => methodOf(`H2O[capacity=20,positions=cache]+${other}`);
+      expect(both).toThrow(/h2o.positions: must be original beside/);
     }
   });
 });
