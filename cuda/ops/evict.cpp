@@ -38,42 +38,37 @@ float merge_weight(float ratio, int32_t decision, float draw) {
   }
 }
 
-// Side values of the rows that a row's value may go to, or is measured against.
-struct Later {
+// The rows with positions in (position, position + distance], from row `first` on.
+std::vector<int32_t> rows_after(const KvHead& head, int32_t first, int32_t position, int32_t distance) {
+  std::vector<int32_t> rows;
+  for (int32_t r = first; r < head.len; ++r)
+    if (uint32_t(head.pos[r] - position - 1) < uint32_t(distance)) rows.push_back(r);
+  return rows;
+}
+
+// Weight of the merge of row `from`: its side value against the mean of those of `later` rows; no rows: 0.
+float weight_of(const KvShape& shape, const KvSeq& sequence, const KvHead& head, int32_t layer, int32_t from, int64_t table_row, int32_t side,
+                const std::vector<int32_t>& later, int32_t decision, uint32_t seed) {
+  if (later.empty()) return 0;
   float sum = 0;
-  int32_t count = 0;
-};
-
-template <class Where>
-Later sum_where(const KvHead& head, int32_t side, Where where) {
-  Later later;
-  for (int32_t r = 0; r < head.len; ++r)
-    if (where(r)) later.sum += head.side[side][r], ++later.count;
-  return later;
-}
-
-float merge_draw(const CacheRows& cache, const KvSeq& sequence, const KvHead& head, int32_t layer, int32_t from, int64_t table_row, uint32_t seed) {
-  const uint32_t kv_head = uint32_t(table_row % cache.shape.kv_heads);
-  return unit(philox(seed, uint32_t(layer), sequence.stream, uint32_t(head.pos[from]), kv_head, 0).word[0]);
-}
-
-float weight_of(const KvHead& head, int32_t from, int32_t side, const Later& later, int32_t decision, float draw) {
-  const float ratio = later.count ? head.side[side][from] / (later.sum / float(later.count)) : 0;
+  for (int32_t r : later) sum += head.side[side][r];
+  const float ratio = head.side[side][from] / (sum / float(later.size()));
+  const uint32_t kv_head = uint32_t(table_row % shape.kv_heads);
+  const float draw = unit(philox(seed, uint32_t(layer), sequence.stream, uint32_t(head.pos[from]), kv_head, 0).word[0]);
   return merge_weight(std::isnan(ratio) ? 0 : std::min(std::max(ratio, 0.0f), 1.0f), decision, draw);
 }
 
 // The value of row `from`, times weight and divided, is added to those of the targets.
-template <class IsTarget>
-void add_value(const CacheRows& cache, KvHead& head, int32_t from, float weight, float divisor, IsTarget is_target) {
+void add_value(const CacheRows& cache, KvHead& head, int32_t from, float weight, float divisor, const std::vector<int32_t>& targets) {
   const KvShape& shape = cache.shape;
+  char* values = static_cast<char*>(head.v);
   float added[most_head_dim], to[most_head_dim];
-  kernels().widen(shape.dtype, static_cast<const char*>(head.v) + from * cache.key_bytes(), added, shape.head_dim);
-  for (int32_t r = 0; r < head.len; ++r) {
-    if (!is_target(r)) continue;
-    char* value = static_cast<char*>(head.v) + r * cache.key_bytes();
-    kernels().widen(shape.dtype, value, to, shape.head_dim);
-    for (int32_t d = 0; d < shape.head_dim; ++d) to[d] += weight * added[d] / divisor;
-    kernels().narrow(shape.dtype, to, value, shape.head_dim);
+  kernels().widen(shape.dtype, values + from * cache.key_bytes(), added, shape.head_dim);
+  for (int32_t d = 0; d < shape.head_dim; ++d) added[d] = weight * added[d] / divisor;
+  for (int32_t r : targets) {
+    kernels().widen(shape.dtype, values + r * cache.key_bytes(), to, shape.head_dim);
+    for (int32_t d = 0; d < shape.head_dim; ++d) to[d] += added[d];
+    kernels().narrow(shape.dtype, to, values + r * cache.key_bytes(), shape.head_dim);
   }
 }
 
@@ -125,10 +120,9 @@ void merge_oldest(Context& context, Batch& batch, int32_t first_sequence, int32_
   each_head(context, batch, first_sequence, sequences, layer, [=](const KvSeq& sequence, KvHead& head, int64_t row) {
     if (head.len <= rows) return;
     const int32_t oldest = int32_t(std::min_element(head.pos + sinks, head.pos + head.len) - head.pos);
-    auto is_target = [&](int32_t r) { return r >= sinks && head.pos[r] > head.pos[oldest] && head.pos[r] - head.pos[oldest] <= targets; };
-    const Later later = sum_where(head, side, is_target);
-    const float weight = weight_of(head, oldest, side, later, decision, merge_draw(cache, sequence, head, layer, oldest, row, seed));
-    if (weight > 0 && later.count > 0) add_value(cache, head, oldest, weight, float(later.count), is_target);
+    const std::vector<int32_t> into = rows_after(head, sinks, head.pos[oldest], targets);
+    const float weight = weight_of(cache.shape, sequence, head, layer, oldest, row, side, into, decision, seed);
+    if (weight > 0) add_value(cache, head, oldest, weight, float(into.size()), into);
     cache.drop(head, oldest);
   });
 }
@@ -140,9 +134,9 @@ void merge_recent(Context& context, Batch& batch, int32_t first_sequence, int32_
     if (head.len <= rows) return;
     const int32_t position = sequence.position - recent, from = int32_t(std::find(head.pos, head.pos + head.len, position) - head.pos);
     if (from == head.len) return;
-    const Later later = sum_where(head, side, [&](int32_t r) { return head.pos[r] > position; });
-    const float weight = weight_of(head, from, side, later, decision, merge_draw(cache, sequence, head, layer, from, row, seed));
-    if (weight > 0) add_value(cache, head, from, weight, float(targets), [&](int32_t r) { return head.pos[r] > position && head.pos[r] - position <= targets; });
+    const std::vector<int32_t> later = rows_after(head, 0, position, INT32_MAX);
+    const float weight = weight_of(cache.shape, sequence, head, layer, from, row, side, later, decision, seed);
+    if (weight > 0) add_value(cache, head, from, weight, float(targets), rows_after(head, 0, position, targets));
   });
 }
 
