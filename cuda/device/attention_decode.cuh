@@ -55,14 +55,20 @@ __device__ __forceinline__ DecodeBlock decode_place(const DecodeArgs& args, int 
   return block;
 }
 
+// whether sees() has anything to look at in rows of the head
+__device__ __forceinline__ bool hides_rows(const DecodeArgs& args, const KvHead& head) { return args.window > 0; }
+
+__device__ __forceinline__ void set_hidden(const DecodeArgs& args, const KvHead& head, DecodeBlock& block) {
+  block.positions = hides_rows(args, head) ? head.pos : nullptr;
+  block.newest_hidden = args.sequences[block.sequence]->position - args.window;
+}
+
 __device__ __forceinline__ DecodeBlock decode_block(const DecodeArgs& args, int number) {
   DecodeBlock block = decode_place(args, number);
-  KvSeq* sequence = args.sequences[block.sequence];
-  const KvHead& head = layer_heads(sequence, args.layer)[block.kv_head];
+  const KvHead& head = layer_heads(args.sequences[block.sequence], args.layer)[block.kv_head];
   block.keys = head.k;
   block.values = head.v;
-  block.positions = args.window > 0 ? head.pos : nullptr;
-  block.newest_hidden = sequence->position - args.window;
+  set_hidden(args, head, block);
   block.first = block.split * split_rows;
   block.last = min(head.len, block.first + split_rows);
   return block;

@@ -149,9 +149,8 @@ __device__ __forceinline__ void finish_scores(const DecodeArgs& args, DecodeBloc
   for (int t = 0; t < 2; ++t)
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[t][i] *= scale[i % 2];
-  if (run + kRunRows <= block.last && args.window == 0 && args.scores == nullptr) return;
-  block.positions = args.window > 0 ? head.pos : nullptr;
-  block.newest_hidden = args.sequences[block.sequence]->position - args.window;
+  if (run + kRunRows <= block.last && !hides_rows(args, head) && args.scores == nullptr) return;
+  set_hidden(args, head, block);
   const int quad = threadIdx.x % 4, first = run + threadIdx.x % 32 / 4 * 4;
 #pragma unroll
   for (int t = 0; t < 2; ++t)
