@@ -46,9 +46,9 @@ export default definePlugin({
     }
   },
 
-  // Rows among codes, or beside keys of fewer channels, cannot go one by one.
+  // Beside keys of fewer channels, rows cannot go one by one; among codes they can.
   beside(others) {
-    return others.includes("channels") || others.includes("quantization") ? { rolling: false } : undefined;
+    return others.includes("channels") && !others.includes("quantization") ? { rolling: false } : undefined;
   },
 
   sharesRows: "heads",

@@ -36,11 +36,10 @@ export default definePlugin({
     }
   },
 
-  // Rows inside a group of codes, or beside keys of fewer channels, cannot go one by one, nor can their keys be turned.
+  // Turning keys would undo what their channels or codes were made from. Beside keys of fewer channels, rows cannot go one by one.
   beside(others) {
-    return others.includes("channels") || others.includes("quantization")
-      ? { positions: "original", rolling: false }
-      : undefined;
+    if (others.includes("quantization")) return { positions: "original" };
+    return others.includes("channels") ? { positions: "original", rolling: false } : undefined;
   },
 
   expectedRows: ({ budget, rounding }, promptTokens) =>

@@ -40,9 +40,9 @@ export default definePlugin({
     }
   },
 
-  // Rows among codes, or beside keys of fewer channels, cannot go one by one.
+  // Beside keys of fewer channels, rows cannot go one by one; among codes they can.
   beside(others) {
-    return others.includes("channels") || others.includes("quantization") ? { decodeInterval: 0 } : undefined;
+    return others.includes("channels") && !others.includes("quantization") ? { decodeInterval: 0 } : undefined;
   },
 
   expectedRows: ({ budget, rounding, window }, promptTokens) =>

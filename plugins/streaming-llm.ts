@@ -30,11 +30,10 @@ export default definePlugin({
     }
   },
 
-  // Moving the sinks would undo what their channels or codes were made from, and rows inside a group of codes cannot go one by one.
+  // Moving the sinks would undo what their channels or codes were made from. Beside keys of fewer channels, rows cannot go one by one.
   beside(others) {
-    return others.includes("channels") || others.includes("quantization")
-      ? { positions: "original", rolling: false }
-      : undefined;
+    if (others.includes("quantization")) return { positions: "original" };
+    return others.includes("channels") ? { positions: "original", rolling: false } : undefined;
   },
 
   expectedRows: ({ budget, rounding, sinks }, promptTokens) =>

@@ -104,7 +104,7 @@ static Tensor& get_frequencies(kva_tensor* inv_freq, const Batch& b, int32_t int
 int32_t kva_kv_rotate_sinks(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t sinks, kva_tensor* inv_freq,
                             int32_t interleaved, float mscale) {
   return run("kv_rotate_sinks", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_plain(batch, first_sequence, sequences, layer);
     Tensor& f = get_frequencies(inv_freq, b, interleaved);
     require(sinks >= 0 && sinks <= b.shape().unrotated_rows, "sinks is %d, the cache keeps %d unrotated keys", sinks, b.shape().unrotated_rows);
     rotate_sinks(b.context, b, first_sequence, sequences, layer, sinks, f, interleaved == 1, mscale);
@@ -115,7 +115,7 @@ int32_t kva_kv_rotate_sinks(kva_batch* batch, int32_t first_sequence, int32_t se
 int32_t kva_kv_rotate_slots(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* inv_freq, int32_t interleaved,
                             float mscale) {
   return run("kv_rotate_slots", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_plain(batch, first_sequence, sequences, layer);
     Tensor& f = get_frequencies(inv_freq, b, interleaved);
     require(b.shape().unrotates_every_row(), "the cache keeps %d unrotated keys, it must keep those of every row", b.shape().unrotated_rows);
     rotate_slots(b.context, b, first_sequence, sequences, layer, f, interleaved == 1, mscale);

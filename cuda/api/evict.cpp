@@ -10,7 +10,8 @@ static void cut_effect(Batch& b, int32_t first, int32_t sequences, int32_t layer
     for (int32_t s = first; s < first + sequences; ++s)
       for (int32_t h = 0; h < b.shape().kv_heads; ++h) {
         KvHead& head = b.kvs[s]->layer(layer)[h];
-        if (head.len - rows >= interval) head.len = rows;
+        if (live_rows(head) - rows >= interval)
+          for (int32_t left = live_rows(head); left > rows; --left) drop_one(head);
       }
   });
 }
@@ -55,7 +56,7 @@ int32_t kva_kv_drop_lowest_every(kva_batch* batch, int32_t first_sequence, int32
 
 int32_t kva_kv_note_norms(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t p, float factor) {
   return run("kv_note_norms", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_range(batch, first_sequence, sequences, layer);
     require_side(b.shape(), side);
     require(p == 1 || p == 2, "p is %d, it must be 1 or 2", p);
     note_norms(b.context, b, first_sequence, sequences, layer, side, p, factor);
@@ -66,7 +67,7 @@ int32_t kva_kv_note_norms(kva_batch* batch, int32_t first_sequence, int32_t sequ
 int32_t kva_kv_drop_pooled(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* probs, int32_t rows,
                            int32_t recent, int32_t width) {
   return run("kv_drop_pooled", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_plain(batch, first_sequence, sequences, layer);
     require_pooling(rows, recent, width);
     Tensor& p = get_probs(probs, b, first_sequence, sequences, layer, rows);
     drop_pooled(b.context, b, first_sequence, sequences, layer, p, rows, recent, width);
@@ -78,7 +79,7 @@ int32_t kva_kv_drop_pooled(kva_batch* batch, int32_t first_sequence, int32_t seq
 int32_t kva_kv_keep_ranked(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* probs, int32_t side,
                            int32_t rows, int32_t recent, int32_t width) {
   return run("kv_keep_ranked", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_plain(batch, first_sequence, sequences, layer);
     require_side(b.shape(), side);
     require_pooling(rows, recent, width);
     Tensor& p = get_probs(probs, b, first_sequence, sequences, layer, rows);
@@ -91,7 +92,7 @@ int32_t kva_kv_keep_ranked(kva_batch* batch, int32_t first_sequence, int32_t seq
 int32_t kva_kv_merge_oldest(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,
                             int32_t sinks, int32_t targets, int32_t decision, uint32_t seed) {
   return run("kv_merge_oldest", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_plain(batch, first_sequence, sequences, layer);
     require_side(b.shape(), side);
     require(sinks >= 0 && rows >= sinks, "rows is %d and sinks is %d; sinks must be from 0 to rows", rows, sinks);
     require_merge(targets, decision);
@@ -104,7 +105,7 @@ int32_t kva_kv_merge_oldest(kva_batch* batch, int32_t first_sequence, int32_t se
 int32_t kva_kv_merge_recent(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,
                             int32_t recent, int32_t targets, int32_t decision, uint32_t seed) {
   return run("kv_merge_recent", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_plain(batch, first_sequence, sequences, layer);
     require_side(b.shape(), side);
     require(rows >= 0, "rows is %d, it must be at least 0", rows);
     require(recent >= 1, "recent is %d, it must be at least 1", recent);

@@ -86,7 +86,7 @@ int32_t kva_row_sums(kva_tensor* x, kva_tensor* out) {
 int32_t kva_kv_accumulate_shared(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* probs, int32_t side,
                                  float factor, float decay) {
   return run("kv_accumulate_shared", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_range(batch, first_sequence, sequences, layer);
     Tensor& p = get(probs, "probs");
     require_side(b.shape(), side);
     require_context(p, "probs", b.context);
@@ -111,7 +111,7 @@ int32_t kva_kv_keep_at_most_each(kva_batch* batch, int32_t first_sequence, int32
       for (int32_t s = first_sequence; s < first_sequence + sequences; ++s)
         for (int32_t h = 0; h < b.shape().kv_heads; ++h) {
           KvHead& head = b.kvs[s]->layer(layer)[h];
-          head.len -= head.len > most[h] ? 1 : 0;
+          if (live_rows(head) > most[h]) drop_one(head);
         }
     });
     return b.context;
@@ -135,7 +135,7 @@ int32_t kva_key_similarity(kva_kv* kv, int32_t layer, kva_tensor* out) {
 int32_t kva_kv_note_similarity(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,
                                float factor) {
   return run("kv_note_similarity", [&]() -> Context& {
-    Batch& b = get_droppable(batch, first_sequence, sequences, layer);
+    Batch& b = get_plain(batch, first_sequence, sequences, layer);
     require_side(b.shape(), side);
     require(rows >= 1, "rows is %d, it must be at least 1", rows);
     note_similarity(b.context, b, first_sequence, sequences, layer, side, rows, factor);

@@ -1,4 +1,5 @@
 // extern "C": quantised and channel-indexed rows.
+#include <algorithm>
 #include <numeric>
 
 #include "../core/segments.h"
@@ -27,12 +28,16 @@ int32_t kva_kv_flush(kva_batch* batch, int32_t first_sequence, int32_t sequences
   return run("kv_flush", [&]() -> Context& {
     Batch& b = get_range(batch, first_sequence, sequences, layer);
     flush(b.context, b, first_sequence, sequences, layer);
+    const auto closes = [&](Kv* kv) { return bool(kv->closes[layer]); };
+    if (std::any_of(b.kvs.begin() + first_sequence, b.kvs.begin() + first_sequence + sequences, closes))
+      close_dropped(b.context, b, first_sequence, sequences, layer);
     b.context.effect([&b, first_sequence, sequences, layer] {
       for (int32_t s = first_sequence; s < first_sequence + sequences; ++s)
         for (int32_t h = 0; h < b.shape().kv_heads; ++h) {
           KvHead& head = b.kvs[s]->layer(layer)[h];
           if (keys_are_due(head)) head.packed_keys += head.packing.residual;
           if (value_is_due(head)) head.packed_values += 1;
+          if (closing_is_due(head)) head = closed(head);
         }
     });
     return b.context;

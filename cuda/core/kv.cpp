@@ -60,6 +60,7 @@ Kv::Kv(Context& context, const KvShape& shape, int32_t first_layer, int32_t end_
     : context(context), shape(shape), first_layer(first_layer), end_layer(end_layer), layers_(shape.layers) {
   int64_t count = int64_t(shape.layers) * shape.kv_heads, begin = int64_t(first_layer) * shape.kv_heads, end = int64_t(end_layer) * shape.kv_heads;
   heads.assign(count, KvHead{});
+  closes.assign(shape.layers, false);
   int64_t head_bytes = align(int64_t(std::max(shape.unrotated_rows, 0)) * shape.head_dim * dtype_bytes(shape.dtype));
   try {
     if (shape.unrotated_rows > 0) {
@@ -258,7 +259,11 @@ std::unique_ptr<Kv> Kv::fork() {
     }
     copy->reserve(l, capacity);
     move(copy->layers_[l].data, layers_[l].data, layers_[l].bytes);
-    for (int32_t h = 0; h < shape.kv_heads; ++h) copy->layer(l)[h].len = layer(l)[h].len;
+    for (int32_t h = 0; h < shape.kv_heads; ++h) {
+      copy->layer(l)[h].len = layer(l)[h].len;
+      copy->layer(l)[h].dead = layer(l)[h].dead;
+    }
+    copy->closes[l] = closes[l];
     copy->store_layer(l);
   }
   return copy;

@@ -37,6 +37,7 @@ struct KvHead {
   void* unrotated;               // [unrotated_rows, headDim]: the unrotated key of position p at row p
   void* unrotated_k;             // [cap, headDim]: the unrotated key of each row, where the cache keeps those of every row; else NULL
   int32_t len;                   // rows held
+  int32_t dead;                  // of them, dropped ones among codes: they hold their place, their position p is ~p, until a flush closes up
   int32_t cap;
 
   KvPacking packing;
@@ -56,6 +57,10 @@ struct KvSeq {
   int32_t layers;
   int32_t kv_heads;
 };
+
+inline KVA_HOST_DEVICE int32_t live_rows(const KvHead& head) { return head.len - head.dead; }
+// whether a dropped row is marked, for it shares scales with its neighbours
+inline KVA_HOST_DEVICE bool marks_dropped(const KvHead& head) { return head.packing.residual > 0; }
 
 inline KVA_HOST_DEVICE KvHead* layer_heads(KvSeq* sequence, int32_t layer) {
   return reinterpret_cast<KvHead*>(sequence + 1) + int64_t(layer) * sequence->kv_heads;
@@ -79,6 +84,7 @@ struct Kv {
   int32_t position = 0;
   uint32_t stream = 0;
   std::vector<KvHead> heads;  // [layers * kvHeads]; pointers are device memory
+  std::vector<bool> closes;   // [layers]: rows among codes are dropped there, so that a flush has places to close
 
   Kv(Context& context, const KvShape& shape, int32_t first_layer, int32_t end_layer);
   ~Kv();

@@ -186,6 +186,106 @@ struct PackTasks {
   }
 };
 
+// Rows of a head that are taken out, ascending: row i of those left was row source(i).
+struct Removed {
+  const int32_t* rows;
+  int32_t count;
+  KVA_HOST_DEVICE int32_t source(int32_t row) const {
+    int32_t low = 0, high = count; // how many of them were before it
+    while (low < high) {
+      const int32_t middle = (low + high) / 2;
+      if (rows[middle] - middle <= row)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return row + low;
+  }
+};
+
+// Whether a flush closes the places of dropped rows: of as many as the residual holds, the first ones.
+inline KVA_HOST_DEVICE bool closing_is_due(const KvHead& head) { return head.packing.residual > 0 && head.dead >= head.packing.residual; }
+// the head without them: in the state of its number of rows, as it was
+inline KVA_HOST_DEVICE KvHead closed(KvHead head) {
+  const int32_t residual = head.packing.residual;
+  head.len -= residual;
+  head.dead -= residual;
+  head.packed_keys -= residual;
+  head.packed_values = head.packed_values > residual ? head.packed_values - residual : 0;
+  return head;
+}
+
+// Closes those places where they are: a row comes from behind its new place or stays. Rows that become codes were codes: a group of keys
+// whose rows were one group keeps its codes, any other is quantised anew from what its codes stand for; codes of values are copied.
+// full_keys and full_values go before key_words, for a row that was codes may have to be in full precision.
+template <class Number, class T>
+struct Closing {
+  const KvHead &from, &to;
+  const Removed removed;
+  const int32_t head_dim;
+
+  // one channel of the rows in full precision; the last row first, for their places rise
+  KVA_HOST_DEVICE void full_keys(int32_t channel) const {
+    const Segments<Number, T> source{from, head_dim}, target{to, head_dim};
+    for (int32_t row = to.len - 1; row >= to.packed_keys; --row) {
+      const int32_t old = removed.source(row);
+      target.full_key(row)[channel] = old < from.packed_keys ? Number::template narrow<T>(source.key(old, channel)) : source.full_key(old)[channel];
+    }
+  }
+  KVA_HOST_DEVICE void full_values(int32_t channel) const {
+    const Segments<Number, T> source{from, head_dim}, target{to, head_dim};
+    for (int32_t row = to.len - 1; row >= to.packed_values; --row) {
+      const int32_t old = removed.source(row);
+      target.full_value(row)[channel] = old < from.packed_values ? Number::template narrow<T>(source.value(old, channel)) : source.full_value(old)[channel];
+    }
+  }
+
+  // One word of every packed key, by a team of threads that take rows in turn: lane, lanes, sync() and the team's min(x) and max(x).
+  template <class Team>
+  KVA_HOST_DEVICE void key_words(const Team& team, int32_t word) const {
+    constexpr int32_t most_rows = 128 / Team::lanes; // of a group, for one thread
+    const KvPacking& packing = from.packing;
+    const int32_t bits = packing.key_bits, each = 32 / bits, channels = key_channels(packing, head_dim), words = words_of(channels, bits);
+    const int32_t first = word * each, count = channels - first < each ? channels - first : each;
+    uint32_t* const all = static_cast<uint32_t*>(from.packed_k);
+    for (int32_t group = removed.rows[0] / packing.group; group < to.packed_keys / packing.group; ++group) {
+      const int32_t row = group * packing.group, begin = removed.source(row);
+      const bool whole = begin % packing.group == 0 && removed.source(row + packing.group - 1) == begin + packing.group - 1;
+      Scale own[16]; // of this place, which will be overwritten
+      for (int32_t i = 0; i < count; ++i) own[i] = from.key_scales[int64_t(group) * channels + first + i];
+      uint32_t codes[most_rows], fresh[most_rows];
+      int32_t groups[most_rows];
+      for (int32_t n = 0, r = team.lane; r < packing.group; ++n, r += Team::lanes) {
+        const int32_t old = removed.source(row + r);
+        codes[n] = fresh[n] = all[key_word(old, word, words)];
+        groups[n] = old / packing.group;
+        if (!whole) fresh[n] = 0;
+      }
+      team.sync(); // all of the group is read
+      for (int32_t i = 0; i < count; ++i) {
+        const auto key = [&](int32_t n) {
+          const Scale scale = groups[n] == group ? own[i] : from.key_scales[int64_t(groups[n]) * channels + first + i];
+          return value_of<Number>(codes[n], i, bits, scale);
+        };
+        Scale scale = from.key_scales[int64_t(begin / packing.group) * channels + first + i];
+        if (!whole) {
+          float low = INFINITY, high = -INFINITY;
+          for (int32_t n = 0, r = team.lane; r < packing.group; ++n, r += Team::lanes) {
+            low = fminf(low, key(n));
+            high = fmaxf(high, key(n));
+          }
+          scale = make_scale<Number>(team.min(low), team.max(high), bits);
+          for (int32_t n = 0, r = team.lane; r < packing.group; ++n, r += Team::lanes) fresh[n] |= code_of<Number>(key(n), scale, bits) << (i * bits);
+        }
+        team.sync(); // scales behind this place are still those of old rows; its own is not read any more
+        if (team.lane == 0) to.key_scales[int64_t(group) * channels + first + i] = scale;
+      }
+      for (int32_t n = 0, r = team.lane; r < packing.group; ++n, r += Team::lanes) all[key_word(row + r, word, words)] = fresh[n];
+      team.sync();
+    }
+  }
+};
+
 // Whether a flush packs keys or a value of the head: the state after it is that of its number of rows.
 inline KVA_HOST_DEVICE bool keys_are_due(const KvHead& head) {
   return head.packing.residual > 0 && head.len - head.packed_keys >= head.packing.residual;

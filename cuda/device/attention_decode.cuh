@@ -35,7 +35,7 @@ struct DecodeArgs {
 struct DecodeBlock {
   const void *keys, *values;
   const int32_t* positions; // NULL: every row is seen
-  int newest_hidden;        // rows at this position and before are hidden
+  int newest_hidden;        // rows at this position and before are hidden; that of a dropped row is negative
   int first, last;          // rows of the split
   int split, sequence, kv_head, first_head, heads;
 
@@ -56,11 +56,13 @@ __device__ __forceinline__ DecodeBlock decode_place(const DecodeArgs& args, int 
 }
 
 // whether sees() has anything to look at in rows of the head
-__device__ __forceinline__ bool hides_rows(const DecodeArgs& args, const KvHead& head) { return args.window > 0; }
+__device__ __forceinline__ bool hides_rows(const DecodeArgs& args, const KvHead& head) {
+  return args.window > 0 || head.dead > 0;
+}
 
 __device__ __forceinline__ void set_hidden(const DecodeArgs& args, const KvHead& head, DecodeBlock& block) {
   block.positions = hides_rows(args, head) ? head.pos : nullptr;
-  block.newest_hidden = args.sequences[block.sequence]->position - args.window;
+  block.newest_hidden = args.window > 0 ? max(-1, args.sequences[block.sequence]->position - args.window) : -1;
 }
 
 __device__ __forceinline__ DecodeBlock decode_block(const DecodeArgs& args, int number) {

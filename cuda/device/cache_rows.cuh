@@ -17,6 +17,12 @@ struct RowArrays {
   }
 };
 
+// one thread
+__device__ __forceinline__ void mark_dropped(KvHead* head, int row) {
+  head->pos[row] = ~head->pos[row];
+  head->dead += 1;
+}
+
 // One warp; Word is what rows are copied by, row_words how many of them a key has.
 template <class Word>
 __device__ __forceinline__ void copy_row(const RowArrays& from, int64_t from_row, const RowArrays& to, int64_t to_row, int row_words, int side_arrays) {

@@ -218,7 +218,8 @@ KVA_API int32_t kva_kv_reserve(kva_kv* kv, int32_t layer, int32_t rows);
 KVA_API int32_t kva_kv_info(kva_kv* kv, int64_t* out);
 /* rows held by each KV head of the layer, from the host's own count: does not wait */
 KVA_API int32_t kva_kv_lengths(kva_kv* kv, int32_t layer, int32_t* lengths);
-/* original position of each row, in row order (ascending unless rows were dropped one by one); capacity in rows */
+/* original position of each row, in row order (ascending unless rows were dropped one by one); ~position of a row that was dropped among
+ * codes and still holds its place; capacity in rows */
 KVA_API int32_t kva_kv_positions(kva_kv* kv, int32_t layer, int32_t kv_head, int32_t* positions, int32_t capacity);
 /* sets the logical position (tokens consumed so far) and the random stream of the sequence */
 KVA_API int32_t kva_kv_seek(kva_kv* kv, int32_t position, uint32_t stream);
@@ -243,7 +244,9 @@ KVA_API int32_t kva_batch_reserve(kva_batch* batch, int32_t rows, int32_t* gener
 KVA_API int32_t kva_batch_advance(kva_batch* batch);
 
 /* Decode-time changes; sequences [first_sequence, first_sequence + sequences) of the batch. A row is dropped by moving the head's last
- * row into its place: positions, not row order, tell age. */
+ * row into its place: positions, not row order, tell age. In a quantised layer (kva_kv_quantize, residual at most 8192) keep_at_most,
+ * drop_lowest, drop_lowest_every and keep_at_most_each mark it instead: attention passes over it, "rows that a head holds" are those not marked,
+ * and kva_kv_flush closes the places. */
 /* where a head holds more than `rows` rows: drops its oldest row that is not among rows [0, sinks) */
 KVA_API int32_t kva_kv_keep_at_most(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t rows, int32_t sinks);
 /* where a head holds more than `rows` rows: drops the row with the lowest side value among those with position <= t - recent
@@ -286,14 +289,16 @@ KVA_API int32_t kva_kv_side(kva_kv* kv, int32_t layer, int32_t side, int32_t mod
 
 /* ---- since 1.2: quantised and channel-indexed rows ---- */
 /* A layer with packed rows takes new rows by kva_rope_append_batch alone; attention_decode reads all of its parts in one softmax. Ops that
- * prefill, keep, drop, write or score its rows refuse it. kva_kv_read reads codes back and gives zeros for channels that are gone. */
+ * prefill, keep, write or score its rows refuse it, and so do those that drop rows but for the four that mark them. kva_kv_read reads codes back and gives zeros for channels that are gone. */
 /* Stores the layer's keys in groups of `group` tokens of a channel and its values in groups of channels of a token (`group` of them, or the
  * greatest common divisor with headDim) as codes of 2 or 4 bits with an f16 scale and zero, and frees their full precision. A head of n rows
  * keeps the last n mod residual keys and min(n, residual) values as they are. group 32, 64 or 128; residual a multiple of it.
  * The new storage has room for spare more rows. */
 KVA_API int32_t kva_kv_quantize(kva_kv* kv, int32_t layer, int32_t key_bits, int32_t value_bits, int32_t group, int32_t residual, int32_t spare);
 /* Decode: brings quantised layers of the sequences to the state of the rows they hold: at most `residual` keys and one value become codes.
- * Due after each appended row. */
+ * Due after each appended row. Then, where a head has as many marked rows as the residual holds, the first `residual` of them go for good: rows
+ * close up in order, values keep their codes, keys keep theirs where a group of them stays together, and other groups are quantised anew from
+ * what their codes stand for. A row that must be in full precision again takes what its codes stand for, too. */
 KVA_API int32_t kva_kv_flush(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer);
 /* out[g, c] = mean over rows and the group's heads of queries[., c]^2, times mean over the layer's rows of keys[., c]^2;
  * queries [rows, heads * headDim], rotated; out f32 [kvHeads, headDim] */

@@ -170,7 +170,7 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
     device.pool.run(int64_t(sequences) * shape.kv_heads, [=, &op](int64_t task, int32_t worker) {
       int32_t s = int32_t(task / shape.kv_heads), kv_head = int32_t(task % shape.kv_heads);
       const KvHead& head = layer_heads(table[s], layer)[kv_head];
-      int32_t hidden = window > 0 ? table[s]->position - window : INT32_MIN;
+      int32_t hidden = window > 0 ? std::max(-1, table[s]->position - window) : -1; // a dropped row's position is negative
       Workspace w(shape, shape.group(), scratch + worker * floats);
       op.run(head, kv_head, s, 1, View{head.len, 0, hidden}, w, kept_rows);
       if (probs) op.write_probs(head.len, w, kept_rows, probs.row<float>(task));

@@ -35,8 +35,7 @@ void keep_rows(Context& context, const KvShape& shape, const KvHead* from, const
 void keep_at_most(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t rows, int32_t sinks) {
   CacheRows cache{batch.shape()};
   each_head(context, batch, first_sequence, sequences, layer, [=](const KvSeq&, KvHead& head, int64_t) {
-    if (head.len <= rows) return;
-    cache.drop(head, int32_t(std::min_element(head.pos + sinks, head.pos + head.len) - head.pos));
+    if (live_rows(head) > rows) cache.drop(head, oldest_row(head, sinks));
   });
 }
 
@@ -44,11 +43,11 @@ void drop_lowest(Context& context, Batch& batch, int32_t first_sequence, int32_t
                  int32_t recent) {
   CacheRows cache{batch.shape()};
   each_head(context, batch, first_sequence, sequences, layer, [=](const KvSeq& sequence, KvHead& head, int64_t) {
-    if (head.len <= rows) return;
+    if (live_rows(head) <= rows) return;
     auto value = [&](int32_t r) { return std::isnan(head.side[side][r]) ? -INFINITY : head.side[side][r]; };
     int32_t victim = -1;
     for (int32_t r = 0; r < head.len; ++r) {
-      if (head.pos[r] > sequence.position - recent) continue;
+      if (head.pos[r] < 0 || head.pos[r] > sequence.position - recent) continue;
       if (victim < 0 || value(r) < value(victim) || (value(r) == value(victim) && head.pos[r] < head.pos[victim])) victim = r;
     }
     if (victim >= 0) cache.drop(head, victim);

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) keep_rows_kernel(const __grid_consta
   }
 }
 
-// A head's row with the smallest key, if it holds more than `rows`, makes room: the last row moves into its place.
+// A head's row with the smallest key, if it holds more than `rows`, makes room: the last row moves into its place, but among codes it is marked.
 struct DropArgs {
   KvSeq* const* sequences;
   int layer, rows, row_words, side_arrays;
@@ -52,13 +52,13 @@ __global__ void __launch_bounds__(kThreads) drop_row_kernel(const DropArgs args)
   KvSeq* sequence = args.sequences[blockIdx.y];
   KvHead* head = layer_heads(sequence, args.layer) + blockIdx.x;
   const int length = head->len, newest = sequence->position - args.recent, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  if (length <= args.rows) return;
+  if (live_rows(*head) <= args.rows) return;
 
   uint64_t key = UINT64_MAX;
   int place = -1;
   for (int row = (BySide ? 0 : args.sinks) + threadIdx.x; row < length; row += kThreads) {
     const int position = head->pos[row];
-    if (BySide && position > newest) continue;
+    if (BySide && (position < 0 || position > newest)) continue; // by age, a marked row is the youngest
     const uint64_t value = BySide ? ordered_bits(head->side[args.side][row]) : 0;
     const uint64_t candidate = value << 32 | static_cast<uint32_t>(position);
     if (candidate < key) {
@@ -82,6 +82,10 @@ __global__ void __launch_bounds__(kThreads) drop_row_kernel(const DropArgs args)
   for (int other = 1; other < kWarps; ++other) take_smaller(keys[other], places[other]);
   place = __shfl_sync(~0u, place, 0);
   if (place < 0) return;
+  if (marks_dropped(*head)) {
+    if (lane == 0) mark_dropped(head, place);
+    return;
+  }
   const RowArrays arrays(*head);
   if (place != length - 1) copy_row<Word>(arrays, length - 1, arrays, place, args.row_words, args.side_arrays);
   if (lane == 0) head->len = length - 1;

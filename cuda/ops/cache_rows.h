@@ -1,5 +1,6 @@
 // Rows of a head on the CPU: moving and dropping them, and a task for each head of a batch's layer.
 #pragma once
+#include <algorithm>
 #include <cstring>
 
 #include "../core/cpu.h"
@@ -24,11 +25,23 @@ struct CacheRows {
     for (int32_t a = 0; a < shape.side_arrays; ++a) copy(from.side[a], to.side[a], 4);
   }
 
+  // The last row moves into the place of this one; among codes it is marked and stays.
   void drop(KvHead& head, int32_t row) const {
+    if (marks_dropped(head)) {
+      head.pos[row] = ~head.pos[row];
+      head.dead += 1;
+      return;
+    }
     head.len -= 1;
     if (row != head.len) move(head, head.len, head, row, 1);
   }
 };
+
+// the row of the lowest position from row `sinks` on
+inline int32_t oldest_row(const KvHead& head, int32_t sinks) {
+  const auto older = [](int32_t a, int32_t b) { return uint32_t(a) < uint32_t(b); }; // marked ones are the largest
+  return int32_t(std::min_element(head.pos + sinks, head.pos + head.len, older) - head.pos);
+}
 
 // body(sequence, head, table row of the head) for each head of the sequences' layer
 template <class Body>

@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "../core/segments.h"
 #include "cache_rows.h"
 #include "kernels.h"
 #include "philox.h"
@@ -16,7 +17,7 @@ int32_t lowest_row(const KvHead& head, int32_t side, int32_t newest) {
   auto value = [&](int32_t r) { return std::isnan(head.side[side][r]) ? -INFINITY : head.side[side][r]; };
   int32_t victim = -1;
   for (int32_t r = 0; r < head.len; ++r) {
-    if (head.pos[r] > newest) continue;
+    if (head.pos[r] < 0 || head.pos[r] > newest) continue;
     if (victim < 0 || value(r) < value(victim) || (value(r) == value(victim) && head.pos[r] < head.pos[victim])) victim = r;
   }
   return victim;
@@ -78,8 +79,8 @@ void drop_lowest_every(Context& context, Batch& batch, int32_t first_sequence, i
                        int32_t recent, int32_t interval) {
   CacheRows cache{batch.shape()};
   each_head(context, batch, first_sequence, sequences, layer, [=](const KvSeq& sequence, KvHead& head, int64_t) {
-    if (head.len - rows < interval) return;
-    while (head.len > rows) cache.drop(head, lowest_row(head, side, sequence.position - recent));
+    if (live_rows(head) - rows < interval) return;
+    while (live_rows(head) > rows) cache.drop(head, lowest_row(head, side, sequence.position - recent));
   });
 }
 
@@ -88,8 +89,8 @@ void note_norms(Context& context, Batch& batch, int32_t first_sequence, int32_t 
   each_head(context, batch, first_sequence, sequences, layer, [=](const KvSeq&, KvHead& head, int64_t) {
     if (head.len == 0) return;
     float values[most_head_dim];
-    const int64_t row = head.len - 1;
-    kernels().widen(shape.dtype, static_cast<const char*>(head.k) + row * shape.head_dim * dtype_bytes(shape.dtype), values, shape.head_dim);
+    const int64_t row = head.len - 1, slot = key_slot(head, head.len - 1);
+    kernels().widen(shape.dtype, static_cast<const char*>(head.k) + slot * shape.head_dim * dtype_bytes(shape.dtype), values, shape.head_dim);
     double sum = 0;
     for (int32_t d = 0; d < shape.head_dim; ++d) sum += p == 1 ? std::fabs(values[d]) : double(values[d]) * values[d];
     head.side[side][row] = factor * float(p == 1 ? sum : std::sqrt(sum));

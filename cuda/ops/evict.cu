@@ -1,6 +1,7 @@
 // Eviction and merging while decoding: many rows by side value, one by pooled probabilities, many by those pooled in order of rank; a row's value
 // merged into those after it.
 #include "../core/cuda.h"
+#include "../core/segments.h"
 #include "../device/cache_rows.cuh"
 #include "../device/order.cuh"
 #include "../device/reduce.cuh"
@@ -62,14 +63,15 @@ __global__ void __launch_bounds__(kThreads) drop_lowest_kernel(const HeadArgs ar
   KvSeq* sequence = args.sequences[blockIdx.y];
   KvHead* head = layer_heads(sequence, args.layer) + blockIdx.x;
   const int newest = sequence->position - recent;
-  int length = head->len;
-  if (length - rows < interval) return;
+  const bool marks = marks_dropped(*head);
+  int length = head->len, live = live_rows(*head);
+  if (live - rows < interval) return;
   const RowArrays arrays(*head);
-  for (; length > rows; --length) {
+  for (; live > rows; --live) {
     uint64_t key = kNone;
     int place = -1;
     for (int row = threadIdx.x; row < length; row += kThreads) {
-      if (arrays.pos[row] > newest) continue;
+      if (arrays.pos[row] < 0 || arrays.pos[row] > newest) continue;
       const uint64_t candidate = uint64_t(ordered_bits(arrays.side[side][row])) << 32 | uint32_t(arrays.pos[row]);
       if (candidate >= key) continue;
       key = candidate;
@@ -77,7 +79,12 @@ __global__ void __launch_bounds__(kThreads) drop_lowest_kernel(const HeadArgs ar
     }
     place = smallest.find(key, place);
     if (place < 0) break;
-    drop_row<Word>(arrays, place, length, args);
+    if (marks) {
+      if (threadIdx.x == 0) mark_dropped(head, place);
+      __syncthreads();
+    } else {
+      drop_row<Word>(arrays, place, length--, args);
+    }
   }
   if (threadIdx.x == 0) head->len = length;
 }
@@ -86,7 +93,7 @@ template <class T>
 __global__ void __launch_bounds__(32) note_norms_kernel(const HeadArgs args, int side, int p, float factor) {
   const KvHead* head = layer_heads(args.sequences[blockIdx.y], args.layer) + blockIdx.x;
   if (head->len == 0) return;
-  const T* x = static_cast<const T*>(head->k) + int64_t(head->len - 1) * args.head_dim;
+  const T* x = static_cast<const T*>(head->k) + int64_t(key_slot(*head, head->len - 1)) * args.head_dim;
   float sum = 0;
   for (int d = threadIdx.x; d < args.head_dim; d += 32) sum += p == 1 ? fabsf(widen(x[d])) : widen(x[d]) * widen(x[d]);
   sum = warp_sum(sum);

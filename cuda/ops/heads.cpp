@@ -59,8 +59,7 @@ void keep_at_most_each(Context& context, Batch& batch, int32_t first_sequence, i
   const int32_t kv_heads = batch.shape().kv_heads;
   const std::vector<int32_t> most(rows, rows + kv_heads);
   each_head(context, batch, first_sequence, sequences, layer, [=](const KvSeq&, KvHead& head, int64_t row) {
-    if (head.len <= most[row % kv_heads]) return;
-    cache.drop(head, int32_t(std::min_element(head.pos + sinks, head.pos + head.len) - head.pos));
+    if (live_rows(head) > most[row % kv_heads]) cache.drop(head, oldest_row(head, sinks));
   });
 }
 

@@ -67,16 +67,16 @@ struct KeepEachArgs {
   int rows[kMostHeads];
 };
 
-// The oldest row past the sinks makes room, if the head holds more than its rows: the last row moves into its place.
+// The oldest row past the sinks makes room, if the head holds more than its rows: the last row moves into its place, but among codes it is marked.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) keep_each_kernel(const __grid_constant__ KeepEachArgs args) {
   __shared__ int oldest[kWarps], places[kWarps];
   KvHead* head = layer_heads(args.sequences[blockIdx.y], args.layer) + args.first_head + blockIdx.x;
   const int length = head->len, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  if (length <= args.rows[blockIdx.x]) return;
+  if (live_rows(*head) <= args.rows[blockIdx.x]) return;
   int position = INT32_MAX, place = -1;
   for (int row = args.sinks + threadIdx.x; row < length; row += kThreads) {
-    if (head->pos[row] >= position) continue;
+    if (head->pos[row] < 0 || head->pos[row] >= position) continue;
     position = head->pos[row];
     place = row;
   }
@@ -96,6 +96,10 @@ __global__ void __launch_bounds__(kThreads) keep_each_kernel(const __grid_consta
   for (int other = 1; other < kWarps; ++other) take(oldest[other], places[other]);
   place = __shfl_sync(kAllLanes, place, 0);
   if (place < 0) return;
+  if (marks_dropped(*head)) {
+    if (lane == 0) mark_dropped(head, place);
+    return;
+  }
   const RowArrays arrays(*head);
   if (place != length - 1) copy_row<Word>(arrays, length - 1, arrays, place, args.row_words, args.side_arrays);
   if (lane == 0) head->len = length - 1;

@@ -103,6 +103,8 @@ void rotate_slots(Context&, Batch&, int32_t first_sequence, int32_t sequences, i
 void pack_rows(Context&, const KvShape&, const KvHead* from, const KvHead* to, Matrix channels);
 // Decode: in each head, packs the residual's keys where it holds packing.residual of them, and its oldest value where it holds one more. (segments)
 void flush(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer);
+// Decode: in each head where as many rows are marked as dropped as packing.residual, takes the first of them out (core/segments.h). (closing)
+void close_dropped(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer);
 // out = the keys (what 0) or values (what 1) of a head, quantised ones read back, channels that are gone as zeros.
 // out [len, headDim] of the cache's type; head is a host copy. (segments)
 void read_rows(Context&, const KvShape&, const KvHead& head, int32_t what, Matrix out);

@@ -76,12 +76,12 @@ export class KvCache {
     return lengths;
   }
 
-  /** original positions in row order; waits for the device */
+  /** original positions of the rows that are not dropped, in row order; waits for the device */
   positions(layer: number, kvHead: number): Int32Array {
     const positions = new Int32Array(this.lengths(layer)[kvHead] ?? 0);
     const { native } = this.context.library;
     this.context.library.check(native.kva_kv_positions(this.pointer, layer, kvHead, positions, positions.length));
-    return positions;
+    return positions.filter((position) => position >= 0); // a row dropped among codes keeps its place, marked, for a while
   }
 
   /** sets the logical position and the random stream of the sequence */

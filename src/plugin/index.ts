@@ -210,10 +210,11 @@ export interface Layer {
   keepChannels(channels: Rows, options?: { last?: number }): void;
   /**
    * Prefill: stores the rows as codes, all but the residual, and frees their full precision. The decode hook must then record
-   * `flush`. Nothing that reads or drops rows in full precision may come after it.
+   * `flush`. Of what a decode hook records, `dropLowest`, `keepAtMost` and `accumulateProbs` go on; nothing else that reads or drops rows
+   * may come after it.
    */
   quantize(how: Quantization): void;
-  /** Decode, recorded: quantises what has left the residual. */
+  /** Decode, recorded: quantises what has left the residual, and closes the places of rows dropped among codes once they fill a residual. */
   flush(): void;
   /**
    * Rotates the first `sinks` keys so that their distance to the next query is that of positions inside the cache

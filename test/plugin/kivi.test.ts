@@ -1,6 +1,7 @@
 // KIVI: the quantiser's known answers and bounds, the state by the number of rows, attention over codes, bytes, and the engine.
 import { describe, expect, test } from "bun:test";
 import kivi from "../../plugins/kivi.ts";
+import { dropPooled } from "../../src/native/evict.ts";
 import { Batch } from "../../src/native/kv.ts";
 import { attentionDecode as nativeDecode } from "../../src/native/ops.ts";
 import { Scope } from "../../src/native/scope.ts";
@@ -351,7 +352,7 @@ eachBackend("quantised rows", (backend) => {
     const { native } = backend.context.library;
     const f = (rows: number, columns: number) => scope.tensor("float32", rows, columns);
     expect(() => twin.cache.keep(0, null, 4, 4, 0)).toThrow(/quantised or channel-indexed rows/);
-    expect(() => batch.keepAtMost(0, 1, 0, 8, 0)).toThrow(/quantised/);
+    expect(() => dropPooled({ batch, first: 0, sequences: 1, layer: 0 }, f(1, 63), 8, 0, 1)).toThrow(/quantised/);
     expect(() => twin.cache.write(0, 0, "keys", f(63, 32))).toThrow(/quantised/);
     expect(() => quantize(twin.cache, 0, four, 0)).toThrow(/quantised already/);
     expect(native.kva_row_norms(twin.cache.pointer, 0, 0, 2, f(1, 63).pointer)).toBe(-1);
@@ -384,7 +385,7 @@ eachBackend("KIVI in the engine", (backend) => {
     engine.dispose();
   });
 
-  test("beside eviction it packs what is left, and decode eviction is off", async () => {
+  test("beside eviction it packs what is left", async () => {
     const engine = openEngine(backend);
     for (const name of [
       "SnapKV[capacity=80,window=8]",
@@ -397,9 +398,6 @@ eachBackend("KIVI in the engine", (backend) => {
       expect(done!.status).toBe("ok");
       expect(done!.cacheBytes).toBe(done!.expectedCacheBytes);
     }
-    await expect(methodOf("H2O[rolling=true]+KIVI")).rejects.toThrow(
-      /rolling: must be false beside quantization, not true/,
-    );
     engine.dispose();
   });
 });

@@ -26,8 +26,8 @@ export const causal: Sight = (_layer, _kvHead, query) => ({
   query,
 });
 
-/** What the cache holds of the rows that token `query` sees, its own the last. */
-export type Held = (rows: readonly Row[], query: number) => readonly Row[];
+/** What the cache holds of the rows that token `query` sees, its own the last; called layer by layer, in a layer token by token. */
+export type Held = (rows: readonly Row[], query: number, layer: number, kvHead: number) => readonly Row[];
 
 /** Rotated queries `[ids.length, heads * headDim]` and the rows of a layer, all tokens at their own positions. */
 export interface LayerInputs {
@@ -63,7 +63,7 @@ export function referenceLogits(
           const key = rotate(headOf(from, heads + g, headDim), one.position, rope, exact);
           return { key, value: headOf(from, heads + kvHeads + g, headDim), position: one.position, sides: [] };
         });
-        const rows = held(whole, token);
+        const rows = held(whole, token, layer, g);
         for (let h = g * groupSize; h < (g + 1) * groupSize; h++) {
           const query = rotate(headOf(row(qkv, token), h, headDim), seen.query, rope, exact);
           row(attended, token).set(attend(query, rows, scale, exact).out, h * headDim);

@@ -37,6 +37,15 @@ export const packedRows = (n: number, residual: number) => ({
 
 const greatestDivisor = (a: number, b: number): number => (b === 0 ? a : greatestDivisor(b, a % b));
 
+/** A value as its codes stand for it. */
+export function quantizeValue(value: Float64Array, { group, valueBits }: Quantization): Float64Array {
+  const out = new Float64Array(value.length);
+  const width = greatestDivisor(group, value.length);
+  for (let c = 0; c < value.length; c += width)
+    out.set(quantizeGroup(value.subarray(c, c + width), valueBits).restored, c);
+  return out;
+}
+
 /** The layer as a cache of that packing holds it; `channels[head]` are those that packed keys have. */
 export function quantizedLayer(
   layer: ReferenceLayer,
@@ -62,11 +71,7 @@ export function quantizedLayer(
         });
       }
     }
-    const width = greatestDivisor(how.group, headDim);
-    for (const { value } of out.slice(0, packed.values)) {
-      for (let c = 0; c < headDim; c += width)
-        value.set(quantizeGroup(value.subarray(c, c + width), how.valueBits).restored, c);
-    }
+    for (const one of out.slice(0, packed.values)) one.value = quantizeValue(one.value, how);
     return out;
   });
   return { ...layer, heads };
