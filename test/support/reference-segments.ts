@@ -38,7 +38,7 @@ export const packedRows = (n: number, residual: number) => ({
 const greatestDivisor = (a: number, b: number): number => (b === 0 ? a : greatestDivisor(b, a % b));
 
 /** A value as its codes stand for it. */
-export function quantizeValue(value: Float64Array, { group, valueBits }: Quantization): Float64Array {
+export function quantizeValue(value: Float64Array, { group, valueBits }: Quantization): Float64Array<ArrayBuffer> {
   const out = new Float64Array(value.length);
   const width = greatestDivisor(group, value.length);
   for (let c = 0; c < value.length; c += width)
