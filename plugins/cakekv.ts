@@ -1,5 +1,5 @@
 // CAKE (Qin et al. 2025, arXiv:2503.12491): layers whose attention is spread and shifting get more rows; rows whose attention is high or shifting stay.
-import { definePlugin, type ModelInfo, param } from "kvaccel/plugin";
+import { definePlugin, type ModelInfo, param, rowsMustStay } from "kvaccel/plugin";
 
 /** tau1, tau2 that the authors searched for, by model (family, layers, KV heads) and capacity; elsewhere 1, 1. */
 const searchedTaus: Readonly<Record<string, Readonly<Record<number, readonly [number, number]>>>> = {
@@ -92,9 +92,9 @@ export default definePlugin({
     official: { allocation: "official", decode: "official" },
   },
 
-  // Rows among codes, or beside keys of fewer channels, cannot go one by one.
+  // Under pages with bounds, among codes or beside keys of fewer channels, rows cannot go one by one.
   beside(others) {
-    return others.includes("channels") || others.includes("quantization") ? { decode: "none" } : undefined;
+    return rowsMustStay(others) || others.includes("quantization") ? { decode: "none" } : undefined;
   },
 
   sharesRows: "layers",

@@ -1,5 +1,5 @@
 // CaM (Zhang et al., ICML 2024): first rows and recent ones stay; the row that leaves the window merges its value into the next ones, by chance.
-import { definePlugin, type Layer, type Ops, param } from "kvaccel/plugin";
+import { definePlugin, type Layer, type Ops, param, rowsMustStay } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "CaM",
@@ -48,10 +48,10 @@ export default definePlugin({
     }
   },
 
-  // It lives from dropping rows while decoding, and rows among codes, or beside keys of fewer channels, cannot go one by one.
+  // It lives from dropping rows while decoding.
   beside(others) {
-    if (!others.includes("channels") && !others.includes("quantization")) return undefined;
-    return "its merges drop rows one by one, which rows stored in fewer bits or channels do not allow";
+    if (!rowsMustStay(others) && !others.includes("quantization")) return undefined;
+    return "its merges drop rows one by one, which rows in fewer bits or channels, or in pages with bounds, do not allow";
   },
 
   expectedRows(values, promptTokens) {

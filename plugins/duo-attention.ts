@@ -1,7 +1,7 @@
 // DuoAttention (Xiao et al. 2024, arXiv:2410.10819): a few heads look far back and keep everything; the others live on sinks and recent rows.
 // The paper learns which ones per model (full_attention_heads.tsv): name them in fullHeads. Without a list, the heads of each layer that the
 // prompt's end uses to look furthest are taken.
-import { definePlugin, param } from "kvaccel/plugin";
+import { definePlugin, param, rowsMustStay } from "kvaccel/plugin";
 
 type Values = { budget: { rows(promptTokens: number): number }; sinks: number };
 
@@ -46,9 +46,9 @@ export default definePlugin({
     }
   },
 
-  // Beside keys of fewer channels, rows cannot go one by one; among codes they can.
+  // Under bounds of pages, or beside keys of fewer channels, rows cannot go one by one; among codes they can.
   beside(others) {
-    return others.includes("channels") && !others.includes("quantization") ? { rolling: false } : undefined;
+    return rowsMustStay(others) ? { rolling: false } : undefined;
   },
 
   sharesRows: "heads",

@@ -1,5 +1,5 @@
 // H2O (Zhang et al. 2023, arXiv:2306.14048): the rows that received most attention so far, and the most recent ones.
-import { definePlugin, param } from "kvaccel/plugin";
+import { definePlugin, param, rowsMustStay } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "H2O",
@@ -36,10 +36,10 @@ export default definePlugin({
     }
   },
 
-  // Turning keys would undo what their channels or codes were made from. Beside keys of fewer channels, rows cannot go one by one.
+  // Turning keys would undo what bounds, channels or codes were made from. Under bounds, or beside keys of fewer channels, rows cannot go one by one.
   beside(others) {
     if (others.includes("quantization")) return { positions: "original" };
-    return others.includes("channels") ? { positions: "original", rolling: false } : undefined;
+    return rowsMustStay(others) ? { positions: "original", rolling: false } : undefined;
   },
 
   expectedRows: ({ budget, rounding }, promptTokens) =>

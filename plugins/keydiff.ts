@@ -1,5 +1,5 @@
 // KeyDiff (Park et al. 2025, arXiv:2504.15364): keys unlike the average key draw attention; those most like it go, without any query.
-import { definePlugin, param } from "kvaccel/plugin";
+import { definePlugin, param, rowsMustStay } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "KeyDiff",
@@ -28,9 +28,9 @@ export default definePlugin({
     }
   },
 
-  // Rows among codes, or beside keys of fewer channels, cannot go one by one.
+  // Under pages with bounds, among codes or beside keys of fewer channels, rows cannot go one by one.
   beside(others) {
-    return others.includes("channels") || others.includes("quantization") ? { rolling: false } : undefined;
+    return rowsMustStay(others) || others.includes("quantization") ? { rolling: false } : undefined;
   },
 
   expectedRows: ({ budget, rounding, recent }, promptTokens) =>

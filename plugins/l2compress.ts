@@ -1,5 +1,5 @@
 // L2Compress (Devoto et al. 2024, arXiv:2406.11430): a key of small norm tends to receive much attention.
-import { definePlugin, param } from "kvaccel/plugin";
+import { definePlugin, param, rowsMustStay } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "L2Compress",
@@ -32,9 +32,9 @@ export default definePlugin({
     }
   },
 
-  // Beside keys of fewer channels, rows cannot go one by one; among codes they can.
+  // Under bounds of pages, or beside keys of fewer channels, rows cannot go one by one; among codes they can.
   beside(others) {
-    return others.includes("channels") && !others.includes("quantization") ? { decode: false } : undefined;
+    return rowsMustStay(others) ? { decode: false } : undefined;
   },
 
   expectedRows(

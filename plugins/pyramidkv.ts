@@ -1,5 +1,5 @@
 // PyramidKV (Cai et al. 2024, arXiv:2406.02069): SnapKV's votes, with more rows in lower layers and fewer in higher ones.
-import { type Budget, definePlugin, type Layer, param } from "kvaccel/plugin";
+import { type Budget, definePlugin, type Layer, param, rowsMustStay } from "kvaccel/plugin";
 
 /**
  * Rows that each layer keeps beside the window: an arithmetic line from the first layer to the last, rounded so that the
@@ -79,9 +79,9 @@ export default definePlugin({
     }
   },
 
-  // Beside keys of fewer channels, rows cannot go one by one; among codes they can.
+  // Under bounds of pages, or beside keys of fewer channels, rows cannot go one by one; among codes they can.
   beside(others) {
-    return others.includes("channels") && !others.includes("quantization") ? { decodeInterval: 0 } : undefined;
+    return rowsMustStay(others) ? { decodeInterval: 0 } : undefined;
   },
 
   expectedRows(values, promptTokens, _newTokens, layer, model) {

@@ -1,5 +1,5 @@
 // SnapKV (Li et al. 2024, arXiv:2404.14469): the end of the prompt votes on which of its rows to keep.
-import { definePlugin, param } from "kvaccel/plugin";
+import { definePlugin, param, rowsMustStay } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "SnapKV",
@@ -40,9 +40,9 @@ export default definePlugin({
     }
   },
 
-  // Beside keys of fewer channels, rows cannot go one by one; among codes they can.
+  // Under bounds of pages, or beside keys of fewer channels, rows cannot go one by one; among codes they can.
   beside(others) {
-    return others.includes("channels") && !others.includes("quantization") ? { decodeInterval: 0 } : undefined;
+    return rowsMustStay(others) ? { decodeInterval: 0 } : undefined;
   },
 
   expectedRows: ({ budget, rounding, window }, promptTokens) =>

@@ -1,5 +1,5 @@
 // StreamingLLM (Xiao et al. 2023, arXiv:2309.17453): the first rows and the most recent ones, wherever the text goes.
-import { definePlugin, type Layer, param } from "kvaccel/plugin";
+import { definePlugin, type Layer, param, rowsMustStay } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "StreamingLLM",
@@ -30,10 +30,10 @@ export default definePlugin({
     }
   },
 
-  // Moving the sinks would undo what their channels or codes were made from. Beside keys of fewer channels, rows cannot go one by one.
+  // Moving the sinks would undo what bounds, channels or codes were made from. Under bounds, or beside keys of fewer channels, rows cannot go one by one.
   beside(others) {
     if (others.includes("quantization")) return { positions: "original" };
-    return others.includes("channels") ? { positions: "original", rolling: false } : undefined;
+    return rowsMustStay(others) ? { positions: "original", rolling: false } : undefined;
   },
 
   expectedRows: ({ budget, rounding, sinks }, promptTokens) =>

@@ -1,5 +1,5 @@
 // TOVA (Oren et al. 2024, arXiv:2401.06104): the cache as the state of a recurrent network; what the newest token attends to least goes.
-import { definePlugin, param } from "kvaccel/plugin";
+import { definePlugin, param, rowsMustStay } from "kvaccel/plugin";
 
 export default definePlugin({
   name: "TOVA",
@@ -23,9 +23,9 @@ export default definePlugin({
     }
   },
 
-  // Beside keys of fewer channels, rows cannot go one by one; among codes they can.
+  // Under bounds of pages, or beside keys of fewer channels, rows cannot go one by one; among codes they can.
   beside(others) {
-    return others.includes("channels") && !others.includes("quantization") ? { rolling: false } : undefined;
+    return rowsMustStay(others) ? { rolling: false } : undefined;
   },
 
   expectedRows: ({ budget, rounding, recent }, promptTokens) =>

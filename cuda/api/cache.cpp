@@ -108,6 +108,7 @@ int32_t kva_kv_keep(kva_kv* kv, int32_t layer, kva_tensor* index, const int32_t*
       require_shape(chosen, "index", cache.shape.kv_heads, chosen.columns);
     }
     require_plain(cache, layer);
+    require_unbounded(cache, layer);
     cache.keep(layer, chosen, counts, first, last, spare);
     return cache.context;
   });
@@ -159,6 +160,7 @@ int32_t kva_kv_write(kva_kv* kv, int32_t layer, int32_t kv_head, int32_t what, k
     Tensor& x = get(from, "from");
     Matrix rows = head_rows(cache, layer, kv_head, what, x, "from");
     if (what < 2) require_plain(cache, layer);
+    if (what == 0) require_unbounded(cache, layer);
     copy(cache.context, x, rows);
     return cache.context;
   });

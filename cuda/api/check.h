@@ -1,5 +1,7 @@
 // Between C handles and C++: null checks, shape, type and context checks whose texts are sentences; one way to run an op.
 #pragma once
+#include <cmath>
+
 #include "../core/kv.h"
 #include "../core/map.h"
 #include "../core/shared.h"
@@ -64,6 +66,24 @@ inline void require_side(const KvShape& shape, int32_t side) {
 // where an op reads or changes rows in full precision only
 inline void require_plain(Kv& cache, int32_t layer) {
   require(!cache.packs(layer), "layer %d holds quantised or channel-indexed rows, which this op does not take", layer);
+}
+
+// where an op changes keys, and so what the bounds of their pages would be
+inline void require_unbounded(Kv& cache, int32_t layer) {
+  require(!cache.pages(layer), "layer %d keeps bounds of pages, which this op would leave wrong", layer);
+}
+
+// rows queries and their output
+inline void require_queries(const KvShape& shape, const Context& context, const Tensor& q, int32_t rows, const Tensor& out, float scale,
+                            int32_t window) {
+  require_context(q, "q", context);
+  require_context(out, "out", context);
+  require_float(q, "q");
+  require_type(out, "out", q.dtype);
+  require_shape(q, "q", rows, int64_t(shape.heads) * shape.head_dim);
+  require_shape(out, "out", rows, q.columns);
+  require(std::isfinite(scale), "scale is %g, it must be finite", scale);
+  require(window >= 0, "window is %d, it must be at least 0", window);
 }
 
 // The batch with at least one sequence; while capturing, launches will check that it still has as many.

@@ -7,7 +7,10 @@ namespace kva {
 // A batch whose rows can be moved and turned.
 inline Batch& get_plain(kva_batch* handle, int32_t first, int32_t sequences, int32_t layer) {
   Batch& b = get_range(handle, first, sequences, layer);
-  for (int32_t s = first; s < first + sequences; ++s) require_plain(*b.kvs[s], layer);
+  for (int32_t s = first; s < first + sequences; ++s) {
+    require_plain(*b.kvs[s], layer);
+    require_unbounded(*b.kvs[s], layer);
+  }
   return b;
 }
 

@@ -143,6 +143,7 @@ int32_t kva_rope_append(kva_kv* kv, int32_t layer, int32_t start, kva_tensor* qk
     require_shape(frequencies, "inv_freq", 1, frequencies.columns);
     require(start >= 0 && start <= INT32_MAX - in.rows, "start is %d, positions [start, start + %d) must fit an i32", start, in.rows);
     require_plain(cache, layer);
+    require_unbounded(cache, layer);
     int32_t length = cache.shared_length(layer);
     for (int32_t h = 0; h < cache.shape.kv_heads; ++h)
       require(in.rows <= cache.layer(layer)[h].cap - length, "layer %d holds %d rows and has room for %d, %d more need a reserve before", layer,
@@ -182,18 +183,6 @@ int32_t kva_rope_append_batch(kva_batch* batch, int32_t layer, kva_tensor* qkv, 
     before += b.context.capturing() ? 1 : 0;
     return b.context;
   });
-}
-
-static void require_queries(const KvShape& shape, const Context& context, const Tensor& q, int32_t rows, const Tensor& out, float scale,
-                            int32_t window) {
-  require_context(q, "q", context);
-  require_context(out, "out", context);
-  require_float(q, "q");
-  require_type(out, "out", q.dtype);
-  require_shape(q, "q", rows, int64_t(shape.heads) * shape.head_dim);
-  require_shape(out, "out", rows, q.columns);
-  require(std::isfinite(scale), "scale is %g, it must be finite", scale);
-  require(window >= 0, "window is %d, it must be at least 0", window);
 }
 
 int32_t kva_attention_prefill(kva_kv* kv, int32_t layer, int32_t first_row, kva_tensor* q, float scale, int32_t window, kva_tensor* out,

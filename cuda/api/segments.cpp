@@ -19,6 +19,7 @@ int32_t kva_kv_quantize(kva_kv* kv, int32_t layer, int32_t key_bits, int32_t val
     require(spare >= 0, "spare is %d, it must be at least 0", spare);
     const KvPacking& before = cache.layer(layer)[0].packing;
     require(before.key_bits == 0, "layer %d is quantised already", layer);
+    require_unbounded(cache, layer);
     cache.pack(layer, {key_bits, value_bits, group, std::gcd(group, cache.shape.head_dim), residual, before.channels}, {}, {}, spare);
     return cache.context;
   });
@@ -73,6 +74,7 @@ int32_t kva_kv_keep_channels(kva_kv* kv, int32_t layer, kva_tensor* index, int32
     require(chosen.columns <= cache.shape.head_dim, "index names %d channels of %d", chosen.columns, cache.shape.head_dim);
     require(last >= 0 && spare >= 0, "last is %d and spare is %d; each must be at least 0", last, spare);
     require_plain(cache, layer);
+    require_unbounded(cache, layer);
     std::vector<int32_t> packed(cache.shape.kv_heads);
     for (int32_t h = 0; h < cache.shape.kv_heads; ++h) packed[h] = std::max(0, cache.layer(layer)[h].len - last);
     cache.pack(layer, {0, 0, 0, 0, 0, chosen.columns}, packed, chosen, spare);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "../ops/ops.h"
+#include "pages.h"
 #include "segments.h"
 
 namespace kva {
@@ -57,7 +58,7 @@ Parts room_for(const KvShape& shape, const KvHead& head, int64_t cap) {
 }  // namespace
 
 Kv::Kv(Context& context, const KvShape& shape, int32_t first_layer, int32_t end_layer)
-    : context(context), shape(shape), first_layer(first_layer), end_layer(end_layer), layers_(shape.layers) {
+    : context(context), shape(shape), first_layer(first_layer), end_layer(end_layer), layers_(shape.layers), bounds_(shape.layers) {
   int64_t count = int64_t(shape.layers) * shape.kv_heads, begin = int64_t(first_layer) * shape.kv_heads, end = int64_t(end_layer) * shape.kv_heads;
   heads.assign(count, KvHead{});
   closes.assign(shape.layers, false);
@@ -85,6 +86,7 @@ Kv::~Kv() {
   for (Batch* batch : context.batches)
     if (std::find(batch->kvs.begin(), batch->kvs.end(), this) != batch->kvs.end()) batch->kvs.clear();
   for (Storage& storage : layers_) context.release(storage.data);
+  for (Storage& storage : bounds_) context.release(storage.data);
   context.release(unrotated_.data);
   context.release(table);
   context.live.kvs -= 1;
@@ -155,7 +157,13 @@ bool Kv::reserve(int32_t l, const std::vector<int32_t>& rows) {
   }
   if (enough) return false;
   context.require_eager();
-  Storage storage = carve(capacity, grown.data());
+  Storage storage = carve(capacity, grown.data()), bounds;
+  try {
+    bounds = carve_bounds(grown.data());
+  } catch (...) {
+    context.release(storage.data);
+    throw;
+  }
   for (int32_t h = 0; h < shape.kv_heads && layers_[l].bytes > 0; ++h) {
     const KvHead &from = layer(l)[h], &to = grown[h];
     Parts used = used_by(shape, from);
@@ -170,8 +178,10 @@ bool Kv::reserve(int32_t l, const std::vector<int32_t>& rows) {
     move(to.packed_v, from.packed_v, used.packed_v);
     move(to.value_scales, from.value_scales, used.value_scales);
     move(to.channels, from.channels, used.channels);
+    move(to.bounds, from.bounds, bounds_bytes(shape, from, from.len));
   }
   replace(l, storage, grown);
+  replace_bounds(l, bounds);
   return true;
 }
 
@@ -256,9 +266,11 @@ std::unique_ptr<Kv> Kv::fork() {
       to.packing = from.packing;
       to.packed_keys = from.packed_keys;
       to.packed_values = from.packed_values;
+      to.page_rows = from.page_rows;
     }
     copy->reserve(l, capacity);
     move(copy->layers_[l].data, layers_[l].data, layers_[l].bytes);
+    move(copy->bounds_[l].data, bounds_[l].data, bounds_[l].bytes);
     for (int32_t h = 0; h < shape.kv_heads; ++h) {
       copy->layer(l)[h].len = layer(l)[h].len;
       copy->layer(l)[h].dead = layer(l)[h].dead;
@@ -271,7 +283,7 @@ std::unique_ptr<Kv> Kv::fork() {
 
 int64_t Kv::held_bytes() const {
   int64_t bytes = 0;
-  for (const KvHead& head : heads) bytes += used_by(shape, head).held(shape);
+  for (const KvHead& head : heads) bytes += used_by(shape, head).held(shape) + bounds_bytes(shape, head, head.len);
   return bytes;
 }
 

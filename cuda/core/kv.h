@@ -28,7 +28,7 @@ struct Scale {
 
 // One KV head of one layer. Row r: keys at k + key_slot * headDim, values at v + value_slot * headDim (elements of the cache's type),
 // where both slots are r until rows are packed (segments.h).
-// k and v of all heads, positions and side arrays are carved from one allocation per layer, each part 128-byte aligned.
+// k and v of all heads, positions and side arrays are carved from one allocation per layer, bounds from another, each part 128-byte aligned.
 struct KvHead {
   void* k;                       // rotated keys of the rows [packed_keys, len)
   void* v;                       // values of the rows [packed_values, len)
@@ -48,6 +48,10 @@ struct KvHead {
   uint32_t* packed_v;     // words of 32 / bits channels, [rows, words]
   Scale* value_scales;    // [rows, headDim / value_group]
   uint16_t* channels;     // [packing.channels], ascending: which ones the packed keys have
+
+  int32_t page_rows;  // rows of a page whose bounds are kept; 0: none are
+  void* bounds;       // [pages, 2, headDim] of the cache's type: of the keys in rows [p * page_rows, (p + 1) * page_rows) the least number of each
+                      // channel, then the greatest; up to the rows held
 };
 
 // On the device: this head, then KvHead[layers * kv_heads]. Its address stays the same for the life of the cache.
@@ -61,6 +65,8 @@ struct KvSeq {
 inline KVA_HOST_DEVICE int32_t live_rows(const KvHead& head) { return head.len - head.dead; }
 // whether a dropped row is marked, for it shares scales with its neighbours
 inline KVA_HOST_DEVICE bool marks_dropped(const KvHead& head) { return head.packing.residual > 0; }
+// pages that `rows` rows of the head lie in
+inline KVA_HOST_DEVICE int32_t pages_of(const KvHead& head, int32_t rows) { return rows / head.page_rows + (rows % head.page_rows > 0); }
 
 inline KVA_HOST_DEVICE KvHead* layer_heads(KvSeq* sequence, int32_t layer) {
   return reinterpret_cast<KvHead*>(sequence + 1) + int64_t(layer) * sequence->kv_heads;
@@ -95,8 +101,10 @@ struct Kv {
   int32_t longest(int32_t layer);
   int32_t shared_length(int32_t layer);  // fails where the layer's heads hold different numbers of rows
   bool packs(int32_t layer) { return Kv::layer(layer)[0].packing != KvPacking{}; }
+  bool pages(int32_t layer) { return Kv::layer(layer)[0].page_rows > 0; }
   // New storage for the layer, where rows are packed as packing says; keys of rows [0, packed_keys[h]) where they are not quantised.
   void pack(int32_t layer, const KvPacking& packing, const std::vector<int32_t>& packed_keys, const Matrix& channels, int32_t spare);
+  void bound_pages(int32_t layer, int32_t page_rows);  // storage for the bounds, which then hold for the rows held
   bool reserve(int32_t layer, const std::vector<int32_t>& rows);  // room for rows[h] in head h; true where storage changed
   void seek(int32_t position, uint32_t stream);
   void keep(int32_t layer, const Matrix& index, const int32_t* counts, int32_t first, int32_t last, int32_t spare);
@@ -111,12 +119,14 @@ struct Kv {
     int64_t bytes = 0;
   };
   Storage carve(const std::vector<int32_t>& capacity, KvHead* heads);
+  Storage carve_bounds(KvHead* heads);  // for each head's cap; nothing where it keeps none
   void replace(int32_t layer, Storage storage, const std::vector<KvHead>& heads);
+  void replace_bounds(int32_t layer, Storage storage);
   void move(void* to, const void* from, int64_t bytes);  // queued
 
-  std::vector<Storage> layers_;
+  std::vector<Storage> layers_, bounds_;
   Storage unrotated_;
-  int64_t bytes_ = 0;  // of layers_ and unrotated_
+  int64_t bytes_ = 0;  // of layers_, bounds_ and unrotated_
 };
 
 struct Batch {

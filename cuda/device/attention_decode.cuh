@@ -1,5 +1,6 @@
 // Decode attention, common parts: what a launch takes, what one item of its work is. An item is one split of split_rows cache rows, one KV head
 // (of its group up to 16 query heads) and one sequence; lengths and addresses are read from the tables, so that a graph survives growth.
+// Where some pages of a head are read, its rows are those of these pages, numbered one after the other.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -21,6 +22,9 @@ struct DecodeArgs {
   int layer, heads, kv_heads, head_dim, splits, window, count; // count: sequences
   int processors; // of the device
   float scale;          // with log2(e) in it: scores are in base-2 units
+  const int32_t* pages;      // NULL, or [sequences * kv_heads, pages_stride]: the pages that are read, ascending, the last one of the head being last
+  const int32_t* page_counts; // with pages: how many of each head; -1: all rows are read
+  int64_t pages_stride;
   float* scores;        // NULL, or [sequences * heads, splits * split_rows]
   float2* norms;        // [sequences * heads]: max, sum of 2^(score - max) over all rows
   float* partial_out;   // [sequences * heads, splits, head_dim]: sum of 2^(score - max) * v
@@ -38,7 +42,12 @@ struct DecodeBlock {
   int newest_hidden;        // rows at this position and before are hidden; that of a dropped row is negative
   int first, last;          // rows of the split
   int split, sequence, kv_head, first_head, heads;
+  const int32_t* pages; // NULL: row r lies at r
+  int page_shift;       // log2 of a page's rows
 
+  __device__ int place(int row) const {
+    return pages == nullptr ? row : (pages[row >> page_shift] << page_shift) + (row & ((1 << page_shift) - 1));
+  }
   __device__ bool sees(int row) const { return positions == nullptr || positions[row] > newest_hidden; }
   __device__ int64_t head_row(const DecodeArgs& args, int head) const { return int64_t(sequence) * args.heads + first_head + head; }
 };
@@ -65,6 +74,13 @@ __device__ __forceinline__ void set_hidden(const DecodeArgs& args, const KvHead&
   block.newest_hidden = args.window > 0 ? max(-1, args.sequences[block.sequence]->position - args.window) : -1;
 }
 
+// rows of a head that are read; row: that of the head in the lists of pages
+__device__ __forceinline__ int decode_rows(const DecodeArgs& args, const KvHead& head, int64_t row) {
+  const int count = args.pages == nullptr ? -1 : args.page_counts[row];
+  return count < 0 ? head.len : head.len - (pages_of(head, head.len) - count) * head.page_rows; // the last page may be short
+}
+
+template <bool Paged = false>
 __device__ __forceinline__ DecodeBlock decode_block(const DecodeArgs& args, int number) {
   DecodeBlock block = decode_place(args, number);
   const KvHead& head = layer_heads(args.sequences[block.sequence], args.layer)[block.kv_head];
@@ -72,7 +88,15 @@ __device__ __forceinline__ DecodeBlock decode_block(const DecodeArgs& args, int 
   block.values = head.v;
   set_hidden(args, head, block);
   block.first = block.split * split_rows;
-  block.last = min(head.len, block.first + split_rows);
+  block.pages = nullptr;
+  int rows = head.len;
+  if constexpr (Paged) {
+    const int64_t row = int64_t(block.sequence) * args.kv_heads + block.kv_head;
+    rows = decode_rows(args, head, row);
+    if (args.page_counts[row] >= 0) block.pages = args.pages + row * args.pages_stride;
+    block.page_shift = __ffs(head.page_rows) - 1;
+  }
+  block.last = min(rows, block.first + split_rows);
   return block;
 }
 
@@ -85,8 +109,9 @@ __device__ __forceinline__ void approach_decode_block(const DecodeArgs& args, in
 }
 
 // An item that a whole block works on. False where there is nothing to do; every thread of the block calls it.
+template <bool Paged = false>
 __device__ __forceinline__ bool open_decode_block(const DecodeArgs& args, int number, DecodeBlock& block) {
-  block = decode_block(args, number);
+  block = decode_block<Paged>(args, number);
   if (args.splits == 1) return true; // writes the result itself, zeros where there are no rows
   if (block.first >= block.last) return false;
   if (block.positions == nullptr) return true;

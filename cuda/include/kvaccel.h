@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define KVA_ABI_VERSION ((1 << 16) | 10)
+#define KVA_ABI_VERSION ((1 << 16) | 11)
 
 #if defined(__GNUC__)
 #define KVA_API __attribute__((visibility("default")))
@@ -495,6 +495,27 @@ KVA_API int32_t kva_kv_merge_recent(kva_batch* batch, int32_t first_sequence, in
  * highest stay, with it as their side value; ties: lower position. The others go, as in kva_kv_keep_at_most. */
 KVA_API int32_t kva_kv_keep_ranked(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* probs, int32_t side,
                                    int32_t rows, int32_t recent, int32_t width);
+
+/* ---- since 1.11: decode attention that reads some pages of the rows; all rows stay ---- */
+/* Page p of a head: its rows [p * page_rows, (p + 1) * page_rows), of those there are. Makes the layer keep, for each page, the least and the
+ * greatest number of every channel of its keys, in the cache's type; kva_rope_append_batch keeps them so. They count as bytes held.
+ * page_rows: 16, 32, 64 or 128. Ops that drop, move, turn, pack or write keys of the layer, and kva_rope_append, refuse it from now on. */
+KVA_API int32_t kva_kv_bound_pages(kva_kv* kv, int32_t layer, int32_t page_rows);
+/* For sequences [first_sequence, first_sequence + sequences): scores[s * kvHeads + h, p] = mean (KVA_REDUCE_MEAN) or maximum (KVA_REDUCE_MAX) over
+ * the group's query heads of sum_c max(q[c] * least[p, c], q[c] * greatest[p, c]): no key of the page gives more. q has a row for each sequence of
+ * the batch. scores f32 [sequences of the batch * kvHeads, columns], with a column for each page of the longest head; those past a head's pages,
+ * and of layers without bounds, stay as they are. */
+KVA_API int32_t kva_page_scores(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* q, int32_t reduce,
+                                kva_tensor* scores);
+/* What these sequences read. In a head that keeps bounds and holds more than `rows` rows:
+ * counts[s * kvHeads + h] = rows / page_rows, and so many pages, ascending: the last one and the best others by score. In other heads: -1, which
+ * is everything. pages i32 [sequences * kvHeads, columns], counts i32 [1, sequences * kvHeads] */
+KVA_API int32_t kva_choose_pages(kva_batch* batch, int32_t first_sequence, int32_t sequences, int32_t layer, kva_tensor* scores, int32_t rows,
+                                 kva_tensor* pages, kva_tensor* counts);
+/* kva_attention_decode, without window and probs, over the pages that kva_choose_pages wrote for every sequence since the last appended row. No
+ * other row is touched; the bits are those of a cache that has room for the read rows alone. most_rows: the largest `rows` they were chosen with. */
+KVA_API int32_t kva_attention_decode_pages(kva_batch* batch, int32_t layer, kva_tensor* q, float scale, int32_t most_rows, kva_tensor* pages,
+                                           kva_tensor* counts, kva_tensor* out);
 
 #ifdef __cplusplus
 }

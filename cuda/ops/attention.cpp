@@ -19,21 +19,24 @@ struct View {
   int32_t first_end;  // end(0); each further row sees one more
   int32_t window;     // 0: from row 0
   int32_t min_position;
+  const int32_t* pages = nullptr;  // where the rows lie: row r in page pages[r / page_rows]; NULL: rows lie as they are numbered
+  int32_t page_rows = 0;
 
   int32_t end(int32_t t) const { return first_end + t; }
   int32_t begin(int32_t t) const { return window > 0 ? std::max(0, end(t) - window) : 0; }
 };
 
 struct Workspace {
-  float *q, *out, *maximum, *sum, *factors, *scores, *keys, *values, *kept;
+  float *q, *out, *maximum, *sum, *factors, *scores, *keys, *values;
+  float* kept;  // scores for probs, or rows of pages side by side: never both
 
   static int32_t width(const KvShape& shape) { return (shape.head_dim + kernels().lanes - 1) / kernels().lanes * kernels().lanes; }
   static int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
-  // kept_rows: rows whose scores are kept for probs.
-  static int64_t floats(const KvShape& shape, int64_t rows, int64_t kept_rows) {
+  static int64_t floats(const KvShape& shape, int64_t rows, int64_t kept_floats) {
     return rounded(rows * shape.head_dim) + rows * width(shape) + 3 * rounded(rows) + rows * key_block + shape.head_dim * key_block +
-           key_block * width(shape) + shape.group() * kept_rows;
+           key_block * width(shape) + kept_floats;
   }
+  static int64_t page_floats(const KvShape& shape) { return key_block * int64_t(shape.head_dim); }
   Workspace(const KvShape& shape, int64_t rows, float* memory) {
     auto take = [&](int64_t floats) { return std::exchange(memory, memory + rounded(floats)); };
     q = take(rows * shape.head_dim);
@@ -56,6 +59,16 @@ struct Attend {
 
   const char* cache_row(const void* from, int64_t row) const {
     return static_cast<const char*>(from) + row * shape.head_dim * dtype_bytes(shape.dtype);
+  }
+  // Rows [base, base + count) that a view of pages reads, side by side in `to`.
+  const char* gather(const void* from, const View& view, int32_t base, int32_t count, char* to) const {
+    const int64_t bytes = shape.head_dim * dtype_bytes(shape.dtype);
+    for (int32_t j = 0, run; j < count; j += run) {
+      const int32_t row = base + j, at = row % view.page_rows;
+      run = std::min(view.page_rows - at, count - j);
+      memcpy(to + j * bytes, cache_row(from, int64_t(view.pages[row / view.page_rows]) * view.page_rows + at), run * bytes);
+    }
+    return to;
   }
   static char* head_of(const Matrix& m, int64_t row, int64_t head, int32_t head_dim) {
     return m.row<char>(0) + row * m.pitch() + head * head_dim * dtype_bytes(m.dtype);
@@ -98,7 +111,11 @@ struct Attend {
         for (int32_t g = 0; g < group; ++g) std::fill_n(w.kept + g * kept_stride + base, count, -INFINITY);
       return;
     }
-    if (head.packing == KvPacking{}) {
+    if (view.pages != nullptr) {
+      char* rows = reinterpret_cast<char*>(w.kept);
+      k.load_keys(shape.dtype, gather(head.k, view, base, count, rows), count, shape.head_dim, w.keys);
+      k.load_values(shape.dtype, gather(head.v, view, base, count, rows), count, shape.head_dim, w.values);
+    } else if (head.packing == KvPacking{}) {
       k.load_keys(shape.dtype, cache_row(head.k, base), count, shape.head_dim, w.keys);
       k.load_values(shape.dtype, cache_row(head.v, base), count, shape.head_dim, w.values);
     } else {
@@ -165,7 +182,7 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
       for (int32_t s = 0; s < sequences; ++s)
         for (int32_t h = 0; h < shape.kv_heads; ++h) kept_rows = std::max<int64_t>(kept_rows, layer_heads(table[s], layer)[h].len);
     kept_rows = Workspace::rounded(kept_rows);
-    int64_t floats = Workspace::floats(shape, shape.group(), kept_rows);
+    int64_t floats = Workspace::floats(shape, shape.group(), shape.group() * kept_rows);
     float* scratch = static_cast<float*>(context.scratch(device.pool.threads() * floats * int64_t(sizeof(float))));
     device.pool.run(int64_t(sequences) * shape.kv_heads, [=, &op](int64_t task, int32_t worker) {
       int32_t s = int32_t(task / shape.kv_heads), kv_head = int32_t(task % shape.kv_heads);
@@ -178,10 +195,33 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
   });
 }
 
+void attention_decode_pages(Context& context, Batch& batch, int32_t layer, Matrix q, float scale, int32_t, Matrix pages, Matrix counts,
+                            Matrix out) {
+  KvShape shape = batch.shape();
+  Cpu& device = cpu(context);
+  device.enqueue([=, &context, &device, table = batch.table, sequences = batch.sequences()] {
+    Attend op{kernels(), shape, scale, q, out};
+    int64_t floats = Workspace::floats(shape, shape.group(), Workspace::page_floats(shape));
+    float* scratch = static_cast<float*>(context.scratch(device.pool.threads() * floats * int64_t(sizeof(float))));
+    device.pool.run(int64_t(sequences) * shape.kv_heads, [=, &op](int64_t task, int32_t worker) {
+      int32_t s = int32_t(task / shape.kv_heads), kv_head = int32_t(task % shape.kv_heads), count = counts.row<int32_t>(0)[task];
+      const KvHead& head = layer_heads(table[s], layer)[kv_head];
+      View view{head.len, 0, INT32_MIN};
+      if (count >= 0) {  // the last page may be short
+        view.first_end = head.len - (pages_of(head, head.len) - count) * head.page_rows;
+        view.pages = pages.row<int32_t>(task);
+        view.page_rows = head.page_rows;
+      }
+      Workspace w(shape, shape.group(), scratch + worker * floats);
+      op.run(head, kv_head, s, 1, view, w, 0);
+    });
+  });
+}
+
 void attention_decode_reserve(Context& context, Batch& batch) {
-  // For each thread one widened block, and for probs the scores of the longest head.
+  // For each thread one widened block, and for probs the scores of the longest head, or a block of rows from pages.
   const KvShape& shape = batch.shape();
-  int64_t floats = Workspace::floats(shape, shape.group(), int64_t(batch.splits) * split_rows);
+  int64_t floats = Workspace::floats(shape, shape.group(), std::max(shape.group() * int64_t(batch.splits) * split_rows, Workspace::page_floats(shape)));
   context.scratch(cpu(context).pool.threads() * floats * int64_t(sizeof(float)));
 }
 

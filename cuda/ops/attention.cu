@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(Threads) merge_splits_kernel(const DecodeArgs 
   let_next_start();
   wait_for_inputs();
   const int head = blockIdx.y, place = threadIdx.x % Columns, row = threadIdx.x / Columns, column = blockIdx.x * Columns + place;
-  const int length = layer_heads(args.sequences[blockIdx.z], args.layer)[head / args.group()].len;
+  const int kv_head = head / args.group();
+  const int length = decode_rows(args, layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head], int64_t(blockIdx.z) * args.kv_heads + kv_head);
   const int splits = min((length + split_rows - 1) / split_rows, args.splits);
   const int64_t at = int64_t(blockIdx.z) * args.heads + head;
   const float2* sums = args.partial_sums + at * args.splits;
@@ -130,6 +131,44 @@ DecodeArgs decode_args(Context& context, const Batch& batch) {
   return args;
 }
 
+void place_queries(DecodeArgs& args, int32_t layer, const Matrix& q, float scale, const Matrix& out) {
+  args.q = q.data;
+  args.out = out.data;
+  args.q_stride = q.stride;
+  args.out_stride = out.stride;
+  args.q_dtype = q.dtype;
+  args.layer = layer;
+  args.scale = scale * kLog2E;
+}
+
+// rows in full precision
+void attend_rows(const DecodeArgs& args, int32_t dtype, cudaStream_t stream) {
+  with_device_type(dtype, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (sizeof(T) == 2) {
+      if (args.q_dtype == dtype && (args.head_dim == 64 || args.head_dim == 128)) return attention_decode_mma_launch<T>(args, stream);
+    }
+    attention_decode_fma_launch<T>(args, stream);
+  });
+}
+
+void attend_packed_rows(const DecodeArgs& args, int32_t dtype, bool codes, cudaStream_t stream) {
+  with_device_type(dtype, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (sizeof(T) == 2) {
+      if (codes) return attention_decode_codes_launch<T>(args, stream);
+    }
+    attention_decode_segments_launch<T>(args, stream);
+  });
+}
+
+void merge_all_splits(const DecodeArgs& args, cudaStream_t stream) {
+  if (args.splits > 128)
+    merge_splits<256, 8, 16>(args, stream);
+  else if (args.splits > 1)
+    args.splits > 32 ? merge_splits<512, 32, 8>(args, stream) : merge_splits<128, 32, 8>(args, stream);
+}
+
 }  // namespace
 
 void attention_decode_reserve(Context& context, Batch& batch) {
@@ -146,38 +185,36 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
   const int32_t dtype = batch.shape().dtype;
   DecodeArgs args = decode_args(context, batch);
   place_scratch(args, sequences, static_cast<char*>(context.scratch(place_scratch(args, sequences, nullptr))));
-  args.q = q.data;
-  args.out = out.data;
-  args.q_stride = q.stride;
-  args.out_stride = out.stride;
-  args.q_dtype = q.dtype;
-  args.layer = layer;
+  place_queries(args, layer, q, scale, out);
   args.window = window;
-  args.scale = scale * kLog2E;
   if (!probs) args.scores = nullptr;
   const bool packs = std::any_of(batch.kvs.begin(), batch.kvs.end(), [layer](Kv* kv) { return kv->packs(layer); });
-
-  with_device_type(dtype, [&](auto type) {
-    using T = decltype(type);
-    if (packs) {
-      if constexpr (sizeof(T) == 2) {
-        if (all_codes(batch, layer, q)) return attention_decode_codes_launch<T>(args, stream);
-      }
-      return attention_decode_segments_launch<T>(args, stream);
-    }
-    if constexpr (sizeof(T) == 2) {
-      if (q.dtype == dtype && (args.head_dim == 64 || args.head_dim == 128)) return attention_decode_mma_launch<T>(args, stream);
-    }
-    attention_decode_fma_launch<T>(args, stream);
-  });
-  if (args.splits > 128)
-    merge_splits<256, 8, 16>(args, stream);
-  else if (args.splits > 1)
-    args.splits > 32 ? merge_splits<512, 32, 8>(args, stream) : merge_splits<128, 32, 8>(args, stream);
+  if (packs)
+    attend_packed_rows(args, dtype, all_codes(batch, layer, q), stream);
+  else
+    attend_rows(args, dtype, stream);
+  merge_all_splits(args, stream);
   if (!probs) return;
   const dim3 grid(divide_up(args.score_stride(), kThreads), args.kv_heads, sequences);
   probabilities_kernel<<<grid, kThreads, 0, stream>>>(args, static_cast<float*>(probs.data), probs.stride, probs.columns);
   check_launch();
+}
+
+void attention_decode_pages(Context& context, Batch& batch, int32_t layer, Matrix q, float scale, int32_t most_rows, Matrix pages, Matrix counts,
+                            Matrix out) {
+  const int32_t sequences = batch.sequences();
+  if (sequences == 0) return;
+  const cudaStream_t stream = stream_of(context);
+  DecodeArgs args = decode_args(context, batch);
+  args.splits = std::min<int64_t>(args.splits, divide_up<int64_t>(most_rows, split_rows));
+  place_scratch(args, sequences, static_cast<char*>(context.scratch(place_scratch(args, sequences, nullptr))));
+  place_queries(args, layer, q, scale, out);
+  args.scores = nullptr;
+  args.pages = pages.row<int32_t>(0);
+  args.pages_stride = pages.stride;
+  args.page_counts = counts.row<int32_t>(0);
+  attend_rows(args, batch.shape().dtype, stream);
+  merge_all_splits(args, stream);
 }
 
 void attention_prefill(Context& context, Kv& kv, int32_t layer, int32_t first_row, Matrix q, float scale, int32_t window, Matrix out,

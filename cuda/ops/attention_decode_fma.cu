@@ -23,7 +23,7 @@ __device__ __forceinline__ void score_row(float (&scores)[4], const T* key, cons
   }
 }
 
-template <class T>
+template <class T, bool Paged>
 __global__ void __launch_bounds__(kThreads) attention_decode_fma_kernel(const DecodeArgs args) {
   extern __shared__ float shared[];
   __shared__ float maxima[kDecodeHeads], sums[kDecodeHeads];
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads) attention_decode_fma_kernel(const De
   float* queries = shared + kDecodeHeads * split_rows; // [kDecodeHeads][head_dim]
   wait_for_inputs();
   DecodeBlock block;
-  if (!open_decode_block(args, blockIdx.x, block)) return;
+  if (!open_decode_block<Paged>(args, blockIdx.x, block)) return;
   const int rows = max(block.last - block.first, 0), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t q = block.sequence * args.q_stride + int64_t(block.first_head) * args.head_dim;
   for (int at = threadIdx.x; at < kDecodeHeads * args.head_dim; at += kThreads)
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads) attention_decode_fma_kernel(const De
   const int row = block.first + threadIdx.x;
   const bool present = row < block.last;
   if (present) {
-    const T* key = static_cast<const T*>(block.keys) + int64_t(row) * args.head_dim;
+    const T* key = static_cast<const T*>(block.keys) + int64_t(block.place(row)) * args.head_dim;
     const bool seen = block.sees(row), packs = args.head_dim % kPackWidth<T> == 0;
     for (int g = 0; g < block.heads; g += 4) {
       float dots[4] = {};
@@ -80,21 +80,27 @@ __global__ void __launch_bounds__(kThreads) attention_decode_fma_kernel(const De
 
   for (int at = threadIdx.x; at < block.heads * args.head_dim; at += kThreads) {
     const int head = at / args.head_dim, column = at % args.head_dim;
-    const T* value = static_cast<const T*>(block.values) + int64_t(block.first) * args.head_dim + column;
+    const T* value = static_cast<const T*>(block.values) + column;
     float out = 0;
 #pragma unroll 4
-    for (int r = 0; r < rows; ++r) out = fmaf(scores[head * split_rows + r], widen(value[int64_t(r) * args.head_dim]), out);
+    for (int r = 0; r < rows; ++r)
+      out = fmaf(scores[head * split_rows + r], widen(value[int64_t(block.place(block.first + r)) * args.head_dim]), out);
     write_decode_split(args, block, head, column, out, maxima[head], sums[head]);
   }
 }
 
 }  // namespace
 
+template <class T, bool Paged>
+void launch(const DecodeArgs& args, cudaStream_t stream) {
+  const int64_t bytes = kDecodeHeads * (split_rows + args.head_dim) * int64_t(4);
+  allow_shared<attention_decode_fma_kernel<T, Paged>>(bytes);
+  launch_early(attention_decode_fma_kernel<T, Paged>, dim3(args.items()), kThreads, bytes, stream, args);
+}
+
 template <class T>
 void attention_decode_fma_launch(const DecodeArgs& args, cudaStream_t stream) {
-  const int64_t bytes = kDecodeHeads * (split_rows + args.head_dim) * int64_t(4);
-  allow_shared<attention_decode_fma_kernel<T>>(bytes);
-  launch_early(attention_decode_fma_kernel<T>, dim3(args.items()), kThreads, bytes, stream, args);
+  args.pages != nullptr ? launch<T, true>(args, stream) : launch<T, false>(args, stream);
 }
 
 template void attention_decode_fma_launch<float>(const DecodeArgs&, cudaStream_t);

@@ -37,12 +37,12 @@ __device__ __forceinline__ uint32_t tile_offset(int row, int pack) {
 template <class T, int HeadDim>
 __device__ __forceinline__ void load_decode_tile(uint32_t stage, const DecodeBlock& block, int first) {
   constexpr int kPacks = HeadDim / 8;
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, place = block.place(first); // a tile lies in one page
 #pragma unroll
   for (int i = 0; i < kDecodeTile * kPacks / 32; ++i) {
     const int at = i * 32 + lane, row = at / kPacks, pack = at % kPacks;
     const bool valid = first + row < block.last;
-    const int64_t from = valid ? static_cast<int64_t>(first + row) * HeadDim + pack * 8 : 0;
+    const int64_t from = valid ? static_cast<int64_t>(place + row) * HeadDim + pack * 8 : 0;
     const uint32_t to = stage + tile_offset<HeadDim>(row, pack);
     device::copy_async(to, static_cast<const T*>(block.keys) + from, valid);
     device::copy_async(to + kDecodeTile * HeadDim * 2, static_cast<const T*>(block.values) + from, valid);
@@ -164,7 +164,7 @@ __device__ __forceinline__ void merge_decode_warps(const DecodeArgs& args, const
 }
 
 // A warp's own walk through the tiles of its block's items, ahead of the one that computes.
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool Paged>
 struct DecodeLoader {
   const DecodeArgs& args;
   DecodeBlock block;
@@ -173,7 +173,7 @@ struct DecodeLoader {
   __device__ DecodeLoader(const DecodeArgs& args) : args(args), number(blockIdx.x) { open(); }
 
   __device__ void open() {
-    block = decode_block(args, number);
+    block = decode_block<Paged>(args, number);
     row = block.first + threadIdx.x / 32 * kDecodeTile;
     if (number + int(gridDim.x) < args.items()) approach_decode_block(args, number + gridDim.x);
     if (block.positions != nullptr && !any_row_seen(block)) row = block.last;
@@ -200,7 +200,7 @@ struct DecodeLoader {
   }
 };
 
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool Paged>
 __global__ void __launch_bounds__(kDecodeWarps * 32, 3) attention_decode_mma_kernel(const DecodeArgs args) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, quad = lane % 4, rows = min(args.group(), kDecodeHeads);
@@ -209,12 +209,12 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, 3) attention_decode_mma_ker
   float* outs = reinterpret_cast<float*>(sums + kDecodeWarps * kDecodeHeads);
   device::wait_for_inputs();
 
-  DecodeLoader<T, HeadDim> loader(args);
+  DecodeLoader<T, HeadDim, Paged> loader(args);
 #pragma unroll
   for (int stage = 0; stage < kDecodeStages; ++stage) loader.load(stages + stage * kDecodeStageBytes<HeadDim>);
   uint32_t stage = 0;
   for (int number = blockIdx.x; number < args.items(); number += gridDim.x) {
-    const DecodeBlock block = decode_block(args, number);
+    const DecodeBlock block = decode_block<Paged>(args, number);
     if (args.splits > 1 && block.first >= block.last) continue; // with one split the item writes zeros
     uint32_t query[HeadDim / 16][4];
     const T* q = static_cast<const T*>(args.q) + block.sequence * args.q_stride + int64_t(block.first_head) * HeadDim;
@@ -251,21 +251,24 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, 3) attention_decode_mma_ker
   device::let_next_start();
 }
 
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool Paged>
 void launch(const DecodeArgs& args, cudaStream_t stream) {
   constexpr int kMostShared = 227 << 10; // of a multiprocessor
   const int bytes = decode_shared_bytes<HeadDim>(std::min(args.group(), kDecodeHeads));
-  allow_shared<attention_decode_mma_kernel<T, HeadDim>>(bytes);
+  allow_shared<attention_decode_mma_kernel<T, HeadDim, Paged>>(bytes);
   const int resident = args.processors * std::clamp(kMostShared / (bytes + 1024), 1, 3);
   const dim3 grid(std::min(args.items(), resident));
-  launch_early(attention_decode_mma_kernel<T, HeadDim>, grid, kDecodeWarps * 32, bytes, stream, args);
+  launch_early(attention_decode_mma_kernel<T, HeadDim, Paged>, grid, kDecodeWarps * 32, bytes, stream, args);
 }
 
 }  // namespace
 
 template <class T>
 void attention_decode_mma_launch(const DecodeArgs& args, cudaStream_t stream) {
-  args.head_dim == 64 ? launch<T, 64>(args, stream) : launch<T, 128>(args, stream);
+  if (args.pages != nullptr)
+    args.head_dim == 64 ? launch<T, 64, true>(args, stream) : launch<T, 128, true>(args, stream);
+  else
+    args.head_dim == 64 ? launch<T, 64, false>(args, stream) : launch<T, 128, false>(args, stream);
 }
 
 template void attention_decode_mma_launch<__half>(const DecodeArgs&, cudaStream_t);

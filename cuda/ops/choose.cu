@@ -1,8 +1,7 @@
 // Pooling of scores; the k best columns of each row, and how many of the k best of all each row has.
 #include "../core/cuda.h"
+#include "../device/best_columns.cuh"
 #include "../device/order.cuh"
-#include "../device/reduce.cuh"
-#include "../device/select.cuh"
 #include "ops.h"
 
 namespace kva {
@@ -24,44 +23,14 @@ __global__ void __launch_bounds__(kPoolThreads) pool_kernel(const float* x, int6
   out[blockIdx.y * out_stride + i] = maximum ? value : value / static_cast<float>(2 * half + 1);
 }
 
-// A block has one row: the key of the k-th best by radix descent, then the chosen columns in order. Of the columns with that very key the
-// first ones are taken. counts: NULL, or the k of each row, taken within [0, k].
+// counts: NULL, or the k of each row, taken within [0, k]
 __global__ void __launch_bounds__(kThreads) topk_kernel(const float* x, int64_t x_stride, int columns, int k, const int32_t* counts, int32_t* index,
                                                         int64_t index_stride) {
-  constexpr int kEach = 4; // neighbouring columns of a thread
   __shared__ SelectShared shared;
   if (counts != nullptr) k = max(0, min(counts[blockIdx.x], k));
   if (k == 0) return;
   const float* row = x + blockIdx.x * x_stride;
-  int32_t* out = index + blockIdx.x * index_stride;
-  const auto key = [&](int i) { return ordered_bits(row[i]); };
-  const Crossing crossing = find_crossing<kThreads>(columns, k, key, [](int, uint32_t) { return uint64_t(1); }, shared);
-
-  int better = 0, ties = 0; // before this round's columns
-  for (int base = 0; base < columns; base += kThreads * kEach) {
-    const int first = base + threadIdx.x * kEach;
-    bool is_better[kEach], is_tie[kEach];
-    uint32_t counts = 0; // better in the high half, ties in the low one
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const uint32_t bits = first + i < columns ? key(first + i) : 0;
-      is_better[i] = first + i < columns && bits > crossing.key;
-      is_tie[i] = first + i < columns && bits == crossing.key;
-      counts += (is_better[i] ? 1u << 16 : 0u) + (is_tie[i] ? 1u : 0u);
-    }
-    uint32_t total;
-    const uint32_t before = block_prefix<kThreads>(counts, shared.warps, &total);
-    int better_before = better + (before >> 16), ties_before = ties + (before & 0xffff);
-    const int needed = static_cast<int>(crossing.remaining);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      if (is_better[i] || (is_tie[i] && ties_before < needed)) out[better_before + min(ties_before, needed)] = first + i;
-      better_before += is_better[i];
-      ties_before += is_tie[i];
-    }
-    better += total >> 16;
-    ties += total & 0xffff;
-  }
+  write_best_columns<kThreads>(columns, k, [&](int i) { return ordered_bits(row[i]); }, index + blockIdx.x * index_stride, shared);
 }
 
 constexpr int kMostRows = 1024;

@@ -55,7 +55,7 @@ void add(Context&, Matrix x, Matrix y, Matrix out);
 void rope_append(Context&, Kv&, int32_t layer, int32_t start_row, int32_t start, Matrix qkv, Matrix q, Matrix inv_freq, bool interleaved,
                  float mscale);
 // As above for one row of each sequence, at table->position; appends at each head's table len and raises it by one.
-// inv_freq has one row, or one of each sequence. (rope)
+// inv_freq has one row, or one of each sequence. Where a head keeps bounds of pages, the key joins those of its page. (rope)
 void rope_append_batch(Context&, Batch&, int32_t layer, Matrix qkv, Matrix q, Matrix inv_freq, bool interleaved, float mscale);
 
 // out[i, h] = sum_j p[j] * v[j], p = softmax_j(scale * q[i, h] . k[j]) over the rows j that query row i sees:
@@ -188,6 +188,22 @@ void blocks_vertical_slash(Context&, Matrix vertical, Matrix slash, int32_t befo
 void blocks_count(Context&, const BlockSet& blocks, Matrix counts);
 void blocks_thin(Context&, const BlockSet& blocks, float share);
 void blocks_to_csr(Context&, const BlockSet& blocks, Matrix row_ptr, Matrix col);
+
+// ---- pages that decode attention reads (pages.cpp, .cu), as kvaccel.h says since 1.11 ----
+
+// The bounds of the rows held, in storage that is there.
+void make_bounds(Context&, Kv&, int32_t layer);
+// scores[s * kvHeads + h, p] = mean (KVA_REDUCE_MEAN) or max (KVA_REDUCE_MAX) over the group's query heads of sum_c max(q[c] * least[p, c],
+// q[c] * greatest[p, c]), for the pages of heads that keep bounds; other columns stay. q of any float type; scores f32.
+void page_scores(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix q, int32_t reduce, Matrix scores);
+// In a head that keeps bounds and holds more than `rows` rows: counts = rows / page_rows, and pages = its last page and the best others by score,
+// ascending (ties: lower page first; NaN is below every number). In other heads: counts = -1. pages i32 [sequences * kvHeads, columns],
+// counts i32 [1, sequences * kvHeads].
+void choose_pages(Context&, Batch&, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix scores, int32_t rows, Matrix pages,
+                  Matrix counts);
+// attention_decode over the rows of the pages that choose_pages wrote, or over all where a count is -1. No head reads more than most_rows
+// rows. (attention)
+void attention_decode_pages(Context&, Batch&, int32_t layer, Matrix q, float scale, int32_t most_rows, Matrix pages, Matrix counts, Matrix out);
 
 // ---- budgets of each head (choose.cpp, .cu; heads.cpp, .cu), keys against their mean (similarity), attention of later queries (future) ----
 

@@ -2,10 +2,10 @@
 #include <cstring>
 
 #include "../core/cpu.h"
-#include "../core/segments.h"
+#include "../core/pages.h"
 #include "kernels.h"
-#include "ops.h"
 #include "rotation.h"
+#include "segments.h"
 
 namespace kva {
 namespace {
@@ -44,6 +44,16 @@ void put_row(const KvShape& shape, const Rotation& rotation, int32_t position, c
   }
 }
 
+// The head's newest key joins the bounds of its page, where they are kept.
+void join_page(const KvShape& shape, const KvHead& head) {
+  if (head.page_rows == 0) return;
+  const int32_t row = head.len - 1;
+  with_float_type(shape.dtype, [&](auto type) {
+    for (int32_t c = 0; c < shape.head_dim; ++c)
+      PageBounds<HostNumber, decltype(type)>(head, shape.head_dim, row / head.page_rows, c).join(shape.head_dim, row % head.page_rows);
+  });
+}
+
 }  // namespace
 
 void rope_append(Context& context, Kv& kv, int32_t layer, int32_t start_row, int32_t start, Matrix qkv, Matrix q, Matrix inv_freq,
@@ -67,6 +77,7 @@ void rope_append_batch(Context& context, Batch& batch, int32_t layer, Matrix qkv
     Rotation rotation(inv_freq.row<float>(inv_freq.rows > 1 ? s : 0), inv_freq.columns, interleaved, sequence->position, mscale);
     put_row(shape, rotation, sequence->position, qkv.row<char>(0) + s * qkv.pitch(), qkv.dtype, q.row<char>(0) + s * q.pitch(), heads,
             [&](int32_t h) { return heads[h].len++; });
+    for (int32_t h = 0; h < shape.kv_heads; ++h) join_page(shape, heads[h]);
   });
 }
 

@@ -1,7 +1,9 @@
 // Splits rows of qkv: rotated queries to q, rotated keys, values and positions to the cache; a block has one row and some of its KV heads.
 #include "../core/cuda.h"
+#include "../core/pages.h"
 #include "../core/segments.h"
 #include "../device/early_launch.cuh"
+#include "../device/number.cuh"
 #include "../device/rotation.cuh"
 #include "../device/vec.cuh"
 #include "ops.h"
@@ -70,6 +72,13 @@ __device__ __forceinline__ void copy_packs(T* to, const T* from, int first, int 
   for (int at = first + lane * Width; at < end; at += lanes * Width) store_pack(to + at, load_pack<Width>(from + at));
 }
 
+// The key that is to be the head's last row joins the bounds of its page. Every thread of the block calls it.
+template <class T>
+__device__ __forceinline__ void join_page(const KvHead& head, int head_dim) {
+  const int row = head.len, page = row / head.page_rows;
+  for (int c = threadIdx.x; c < head_dim; c += kThreads) PageBounds<DeviceNumber, T>(head, head_dim, page, c).join(head_dim, row - page * head.page_rows);
+}
+
 // Each group of 16 lanes takes a head at a time.
 template <class T, int Width>
 __global__ void __launch_bounds__(kThreads) rope_kernel(const RopeArgs args) {
@@ -118,7 +127,12 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const RopeArgs args) {
     for (int a = 0; a < args.side_arrays; ++a) table[kv_head].side[a][cache_row] = 0;
   }
   if (args.sequences == nullptr) return;
-  __syncthreads(); // every thread has read the lengths
+  __syncthreads(); // every thread has read the lengths, keys are written
+  for (int kv_head = 0; kv_head < kv_heads; ++kv_head) {
+    if (table[kv_head].page_rows == 0) continue;
+    join_page<T>(table[kv_head], args.head_dim);
+    __syncthreads();
+  }
   for (int kv_head = threadIdx.x; kv_head < kv_heads; kv_head += kThreads) table[kv_head].len += 1;
 }
 

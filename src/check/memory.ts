@@ -35,10 +35,22 @@ function mostBytes(subject: Subject, rows: readonly number[]): number {
   const keys = unrotatedKeys === "all" ? 2 : 1;
   const rowBytes = (keys + 1) * headDim * 4 + 4 + 4 * sideArrays.length;
   const parts = keys + 2 + sideArrays.length; // each of a head's parts ends at a multiple of 128 bytes
-  const kept = rows.reduce((sum, count) => sum + (count + newTokens) * rowBytes + parts * 128, 0);
+  const kept = rows.reduce(
+    (sum, count, layer) => sum + (count + newTokens) * rowBytes + parts * 128 + addedBytes(subject, count, layer),
+    0,
+  );
   return (
     kvHeads * kept + layers * kvHeads * 128 * Math.ceil(((keys === 1 ? Number(unrotatedKeys) : 0) * headDim * 4) / 128)
   );
+}
+
+/** What a KV head's rows take beyond full precision, where a method keeps something of its own beside them. */
+function addedBytes(subject: Subject, rows: number, layer: number): number {
+  const { plugin, model, tight } = subject;
+  const bytes = rows * model.headDim * 4;
+  const plain = { rows, keyBytes: bytes, valueBytes: bytes, keyChannels: model.headDim, elementBytes: 4 };
+  const stored = plugin.expectedStorage?.(subject.values(tight) as never, plain, model, layer) ?? plain;
+  return Math.max(0, stored.keyBytes + stored.valueBytes - 2 * bytes);
 }
 
 /** JavaScript memory may differ by so much from one collection to the next. */

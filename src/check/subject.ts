@@ -126,7 +126,7 @@ export class Subject {
   }
 
   private watched(hooks: Hooks): Hooks {
-    const { chunk, prefill, decode, end } = hooks;
+    const { select, chunk, prefill, decode, end } = hooks;
     const told = (hook: string, run: ((layer: Layer, ops: Ops) => void) | undefined) =>
       run && {
         [hook]: (layer: Layer, ops: Ops) => {
@@ -134,6 +134,12 @@ export class Subject {
           run.call(hooks, layer, ops);
         },
       };
+    const chosen = select && {
+      select: (layer: Layer, ops: Ops) => {
+        this.onHook(`${this.name}.select in layer ${layer.index}`);
+        return select.call(hooks, layer, ops);
+      },
+    };
     const last = end && {
       end: (kept: () => number[][][]) => {
         this.onHook(`${this.name}.end`);
@@ -143,6 +149,7 @@ export class Subject {
     const { needs } = hooks;
     return {
       ...(needs && { needs }),
+      ...chosen,
       ...told("chunk", chunk),
       ...told("prefill", prefill),
       ...told("decode", decode),

@@ -28,6 +28,7 @@ interface Option {
 const headings: Record<string, string> = {
   "sparse-prefill": "sparse prefill: reads fewer blocks",
   eviction: "eviction: keeps fewer rows",
+  "sparse-decode": "sparse decode: each token reads fewer rows",
   channels: "channels: drops parts of keys",
   quantization: "quantization: fewer bits",
 };

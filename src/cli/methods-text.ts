@@ -129,13 +129,15 @@ which they are written, they run in this one:
 |---|---|
 ${members.join("\n")}
 
-Sparse prefill changes which blocks attention reads while all rows stay; eviction then chooses the rows that stay; channels are
-dropped from the surviving keys; what is left is stored in fewer bits. Full is the cache without a method and composes with none.
+Sparse prefill changes which blocks attention reads while all rows stay; eviction then chooses the rows that stay; sparse decode chooses which
+of them each new token reads; channels are dropped from the surviving keys; what is left is stored in fewer bits. Full is the cache without a
+method and composes with none.
 A row that is dropped while decoding among KIVI's codes shares its scales with others, so it is marked and attention passes over it. When as
 many rows are marked as the residual holds, the first so many go for good: the others close up, a group of keys that stays together keeps its
 codes, any other is quantised anew from what its codes stand for. CakeKV, KeyDiff and CaM do more than drop a row: beside KIVI the first two evict
-once, after the prompt, and CaM is refused. Beside ThinK alone all evict once. H2O and StreamingLLM keep original positions beside both. The effective
-parameters say so (\`rolling: false\`), and asking for another value is refused. With ThinK and KIVI, rows that ThinK shortened stay so, and every
+once, after the prompt, and CaM is refused. Beside ThinK alone all evict once, and beside Quest, whose pages have bounds of the keys in them; CaM is
+refused. H2O and StreamingLLM keep original positions beside the three. The effective parameters say so (\`rolling: false\`), and asking for another
+value is refused. Quest reads rows in full precision: ThinK and KIVI are refused beside it. With ThinK and KIVI, rows that ThinK shortened stay so, and every
 later group of keys is quantised on the same channels. Groups are formed over the rows in the order that eviction left.
 A pair that does not compose is refused before anything loads, with the reason and exit code 2.
 

@@ -4,6 +4,7 @@ import { Graph, Timer } from "../native/graph.ts";
 import { Batch } from "../native/kv.ts";
 import { Scope } from "../native/scope.ts";
 import { type Context, Tensor } from "../native/tensor.ts";
+import { PagedReads, planReads } from "./paged-reads.ts";
 import { type Launch, replay } from "./recorded.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -16,11 +17,13 @@ export class DecodeStage {
   /** marked when a step of this stage is queued */
   private readonly mark: Timer;
   private readonly buffers = new Map<number, { scope: Scope; step: StepBuffers }>();
-  /** layers whose recorded ops the last eager step timed */
+  /** slots of `mark` where the last eager step began something of the method; the next slot is its end */
   private timed: number[] = [];
   private members: readonly Sequence[] = [];
   /** fp32 `[members * kvHeads, columns]`: probabilities of the current query, where a method needs them */
   private probs: Tensor | null = null;
+  /** what the members read of their caches; null where they read everything */
+  private reads: PagedReads | null = null;
   private graph: Graph | null = null;
   /** of the batch's storage, at the step being prepared */
   private generation = -1;
@@ -36,7 +39,7 @@ export class DecodeStage {
     this.context = decoder.stages[stage]!.context;
     this.batch = Batch.create(this.context, maxSequences);
     try {
-      this.mark = Timer.create(this.context, 1 + 2 * decoder.config.layers);
+      this.mark = Timer.create(this.context, 1 + 4 * decoder.config.layers);
     } catch (error) {
       this.batch.dispose();
       throw error;
@@ -48,6 +51,10 @@ export class DecodeStage {
     this.members = members;
     this.batch.set(members.map(({ cache }) => cache.parts[this.stage]!));
     this.eagerGeneration = -1;
+    this.reads?.dispose();
+    const { layers, kvHeads } = this.decoder.config;
+    const plans = Array.from({ length: layers }, (_, layer) => planReads(members.map(({ pages }) => pages[layer]!)));
+    this.reads = plans.some((plan) => plan) ? new PagedReads(this.context, plans, members.length * kvHeads) : null;
   }
 
   /** Buffers for the current number of members; made once per number. */
@@ -72,6 +79,7 @@ export class DecodeStage {
     this.generation = this.batch.reserve(1);
     this.decoder.updateRope(this.step, () => this.members.map((member) => member.rotatedLength + 1));
     this.fitProbs();
+    if (this.reads?.fit(this.rowsToCome)) this.dropGraph();
   }
 
   /** Queues the layers of the stage with their recorded ops, then `after`: as a graph once an eager step ran with this storage. */
@@ -102,29 +110,42 @@ export class DecodeStage {
 
   /** Milliseconds that the recorded ops of the last eager step took on the device, all members together; waits for it. */
   methodMs(): number {
-    return this.timed.reduce((sum, layer) => sum + this.mark.read(1 + 2 * layer, 2 + 2 * layer), 0);
+    return this.timed.reduce((sum, slot) => sum + this.mark.read(slot, slot + 1), 0);
   }
 
   private queue(launches: readonly Launch[][], after: () => void, timed: boolean): void {
-    const { probs, step, batch } = this;
+    const { probs, step, batch, reads } = this;
     if (timed) this.timed = [];
-    this.decoder.step(this.stage, batch, step, probs, (layer) => {
-      const list = launches[layer]!;
-      if (list.length === 0) return;
-      if (timed) this.mark.mark(1 + 2 * layer);
-      replay(batch, layer, list, { rope: step.rope, probs });
-      if (!timed) return;
-      this.mark.mark(2 + 2 * layer);
-      this.timed.push(layer);
+    const time = <T>(slot: number, run: () => T): T => {
+      if (!timed) return run();
+      this.mark.mark(slot);
+      const result = run();
+      this.mark.mark(slot + 1);
+      this.timed.push(slot);
+      return result;
+    };
+    this.decoder.step(this.stage, batch, step, {
+      probs,
+      choose: (layer) =>
+        reads?.selects(layer) ? time(1 + 4 * layer, () => reads.choose(batch, layer, step.queries)) : null,
+      after: (layer) => {
+        const list = launches[layer]!;
+        if (list.length > 0) time(3 + 4 * layer, () => replay(batch, layer, list, { rope: step.rope, probs }));
+      },
     });
     batch.advance();
     after();
   }
 
+  /** rows that the longest head holds in this step */
+  private get rowsToCome(): number {
+    return Math.max(...this.members.map(({ cache }) => cache.parts[this.stage]!.info().longestRows)) + 1;
+  }
+
   /** The probabilities' buffer holds a column for every row that a head may have in this step. */
   private fitProbs(): void {
     if (!this.members.some((sequence) => sequence.needs.decodeProbs)) return;
-    const rows = Math.max(...this.members.map(({ cache }) => cache.parts[this.stage]!.info().longestRows)) + 1;
+    const rows = this.rowsToCome;
     const heads = this.members.length * this.decoder.config.kvHeads;
     if (this.probs && this.probs.columns >= rows && this.probs.rows === heads) return;
     this.dropGraph();
@@ -143,6 +164,7 @@ export class DecodeStage {
   dispose(): void {
     this.dropGraph();
     this.probs?.dispose();
+    this.reads?.dispose();
     for (const { scope } of this.buffers.values()) scope.dispose();
     this.mark.dispose();
     this.batch.dispose();

@@ -11,6 +11,7 @@ import type { CacheRows, Ops, Queries, Rows, Scores, WindowStats } from "../plug
 import { HookBlockOps } from "./block-ops.ts";
 import { own, TensorQueries, TensorRows, TensorScores } from "./handles.ts";
 import type { HookLayer } from "./layer.ts";
+import { HookPageOps } from "./page-ops.ts";
 
 /** The ops of one hook call; their results die with the scope. */
 export class HookOps implements Ops {
@@ -212,8 +213,17 @@ export class HookOps implements Ops {
 
   get blocks(): HookBlockOps {
     const { pass } = this.layer.state;
-    if (!pass) throw new KvaError("plugin", "ops.blocks works in the select hook");
+    if (!pass) throw new KvaError("plugin", "ops.blocks works in the select hook of prefill");
     return new HookBlockOps(this.layer.index, this.layer.state, this.scope, pass.kept);
+  }
+
+  get pages(): HookPageOps {
+    if (!this.layer.decoding)
+      throw new KvaError(
+        "plugin",
+        'ops.pages works in the select hook of decode: declare `selects: "decode"` in needs',
+      );
+    return new HookPageOps();
   }
 
   read(scores: Scores): Float32Array {

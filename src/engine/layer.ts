@@ -33,6 +33,8 @@ export interface LayerState {
   chunk: ChunkState | null;
   /** the pass whose select hook this is; null in other hooks */
   pass: Pass | null;
+  /** whether this is the select hook of decode */
+  decoding: boolean;
   /** of the layer's queries before rotation; null where the method asked for none */
   moments: { tensor: Tensor; seen: number } | null;
   /** the rotation that applies to this prompt */
@@ -86,6 +88,10 @@ export class HookLayer implements Layer {
   }
   get promptTokens(): number {
     return this.state.promptTokens;
+  }
+
+  get decoding(): boolean {
+    return this.state.decoding;
   }
 
   queries(count = this.promptTokens): TensorQueries {

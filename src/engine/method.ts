@@ -23,11 +23,19 @@ export interface NamedHooks {
   hooks: Hooks;
 }
 
-export type AllNeeds = Required<Omit<Needs, "queryMoments" | "unrotatedKeys">> &
+export type AllNeeds = Required<Omit<Needs, "queryMoments" | "unrotatedKeys" | "selects">> &
   Pick<Needs, "queryMoments"> & {
     /** keys of the first so many positions are kept unrotated, too; EVERY_ROW: those of all rows */
     unrotatedRows: number;
   };
+
+/** The hooks that select in prefill, or for the tokens after it; absent: attention reads everything. */
+export function selecting(all: readonly NamedHooks[], when: "prefill" | "decode"): NamedHooks | undefined {
+  return all.find(({ hooks }) => {
+    const { selects = "prefill" } = hooks.needs ?? {};
+    return hooks.select && (selects === when || selects === "both");
+  });
+}
 
 /** Loads the plugin files a method names and resolves their parameters for the model. */
 export async function loadMethod(spec: MethodSpec, model: ModelInfo): Promise<LoadedMethod> {
@@ -72,6 +80,14 @@ export function sumNeeds(all: readonly NamedHooks[]): AllNeeds {
   const syncs = needs.map((need) => need.hostSync);
   const prefill = syncs.some((sync) => sync === "prefill" || sync === "both");
   const decode = syncs.some((sync) => sync === "decode" || sync === "both");
+  const decodeProbs = needs.some((need) => need.decodeProbs === true);
+  const selects = selecting(all, "decode");
+  if (selects && decodeProbs) {
+    throw new KvaError(
+      "plugin",
+      `${selects.name} selects in decode: there are no probabilities of all rows (decodeProbs)`,
+    );
+  }
   return {
     queryRing: Math.max(0, ...needs.map((need) => need.queryRing ?? 0)),
     unrotatedRows: needs.some((need) => need.unrotatedKeys === "all")
@@ -80,7 +96,7 @@ export function sumNeeds(all: readonly NamedHooks[]): AllNeeds {
     sideArrays: all.flatMap(({ name, hooks }) => (hooks.needs?.sideArrays ?? []).map((side) => sideName(name, side))),
     queryMoments: momentsOf(needs),
     lse: needs.some((need) => need.lse === true),
-    decodeProbs: needs.some((need) => need.decodeProbs === true),
+    decodeProbs,
     cascade: needs.some((need) => need.cascade === true),
     perStep: needs.some((need) => need.perStep === true),
     hostSync: (prefill && decode
@@ -98,7 +114,7 @@ export function bytesBeside({ sideArrays, unrotatedRows }: AllNeeds, headDim: nu
   return 4 + 4 * sideArrays.length + (unrotatedRows === EVERY_ROW ? headDim * elementBytes : 0);
 }
 
-/** Whether a plugin's hooks run in a layer: rows that a sliding window hides anyway are not evicted. */
+/** Whether a plugin's hooks run in a layer: rows that a sliding window hides anyway are not evicted, and where there is one, pages are not chosen. */
 export function isHooked(
   category: Category,
   { slidingWindows }: ModelInfo,
@@ -106,6 +122,7 @@ export function isHooked(
   promptTokens: number,
 ): boolean {
   const window = slidingWindows?.[layer] ?? 0;
+  if (category === "sparse-decode") return window === 0;
   return category !== "eviction" || window === 0 || window >= promptTokens;
 }
 
@@ -128,10 +145,10 @@ export function expectedStorage(
   const rows = expectedRows(method, promptTokens, layer, model);
   const bytes = rows * model.headDim * elementBytes;
   const whole = { rows, keyBytes: bytes, valueBytes: bytes, keyChannels: model.headDim, elementBytes };
-  return method.parts.reduce(
-    (before: Storage, { plugin, values }) => plugin.expectedStorage?.(values, before, model) ?? before,
-    whole,
-  );
+  return method.parts.reduce((before: Storage, { plugin, values }) => {
+    if (!isHooked(plugin.category, model, layer, promptTokens)) return before;
+    return plugin.expectedStorage?.(values, before, model, layer) ?? before;
+  }, whole);
 }
 
 /** Runs plugin code; an error says which plugin, hook and layer. Running out of memory stays what it is. */

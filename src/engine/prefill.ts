@@ -49,7 +49,7 @@ export async function prefill(
   const { layers } = decoder.config;
   const timers = decoder.stages.map(({ context }) => timersIn.own(Timer.create(context, 2 * layers)));
   const timerOf = (layer: number) => timers[decoder.stageOf(layer)]!;
-  const hooked = sequences.some(({ hooks }) => hooks.some(({ hooks }) => hooks.prefill));
+  const hooked = sequences.some(({ worksAfterLayers }) => worksAfterLayers);
   const mark = (layer: number, slot: number) => hooked && timerOf(layer).mark(2 * layer + slot);
   const hidden = await decoder.prefill(
     scope,

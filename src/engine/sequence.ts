@@ -4,6 +4,7 @@ import type { Decoder } from "../model/decoder.ts";
 import type { StagedCache } from "../model/staged-cache.ts";
 import { queryMoments } from "../native/heads.ts";
 import { Batch, EVERY_ROW } from "../native/kv.ts";
+import { boundPages } from "../native/pages.ts";
 import { Scope } from "../native/scope.ts";
 import type { Tensor } from "../native/tensor.ts";
 import type { Category, ModelInfo } from "../plugin/index.ts";
@@ -20,9 +21,11 @@ import {
   isHooked,
   type LoadedMethod,
   type NamedHooks,
+  selecting,
   sideName,
   sumNeeds,
 } from "./method.ts";
+import { RecordedPages } from "./page-ops.ts";
 import type { Request } from "./protocol.ts";
 import { type DecodeOp, plan, replay } from "./recorded.ts";
 import { Selection } from "./selection.ts";
@@ -33,6 +36,7 @@ interface Inside {
   record?: DecodeOp[];
   chunk?: ChunkState;
   pass?: Pass;
+  decoding?: boolean;
 }
 
 /** Storage for tokens to come is made in advance up to this many rows; past it, it grows as decoding goes. */
@@ -61,8 +65,10 @@ export class Sequence {
   readonly spans: Spans;
   /** this sequence alone, on each stage */
   private readonly solos: readonly Batch[];
-  /** null where no hook selects */
+  /** null where no hook selects in prefill */
   readonly selection: Selection | null;
+  /** pages that each layer reads while decoding; null: everything */
+  readonly pages: (RecordedPages | null)[];
   readonly stream: number;
   private readonly hookedLayers = new Map<Category, readonly number[]>();
 
@@ -86,7 +92,8 @@ export class Sequence {
       origin?.cache.fork() ?? decoder.newCache(this.needs.sideArrays.length, this.needs.unrotatedRows),
     );
     this.solos = decoder.stages.map(({ context }) => scope.own(Batch.create(context, 1)));
-    const selects = this.hooks.some(({ hooks }) => hooks.select);
+    this.pages = origin?.pages ?? new Array<RecordedPages | null>(decoder.config.layers).fill(null);
+    const selects = !origin && selecting(this.hooks, "prefill");
     this.selection = selects ? new Selection(scope, decoder, request.density ?? null) : null;
     if (origin) {
       this.rings = origin.rings;
@@ -145,7 +152,7 @@ export class Sequence {
 
   /** the blocks that a layer's attention reads, as the select hook says; null: everything */
   selectBlocks(layer: number, pass: Pass): TensorBlocks | null {
-    const named = this.hooks.find(({ hooks }) => hooks.select);
+    const named = selecting(this.hooks, "prefill");
     if (!named || !this.selection) return null;
     return this.selection.choose(layer, () => {
       let chosen: TensorBlocks | null = null;
@@ -171,9 +178,27 @@ export class Sequence {
     }
   }
 
+  /** what the select hook says of the tokens after the prompt; the layer's rows are those that stay */
+  private recordPages(layer: number): void {
+    const named = selecting(this.hooks, "decode");
+    if (!named || this.decoder.window(layer) > 0) return;
+    this.call(named, "select", layer, { decoding: true }, (view, ops) => {
+      const said = named.hooks.select!(view, ops);
+      if (said === undefined) return;
+      const pages = own(said, RecordedPages, "select: its result");
+      boundPages(view.state.cache, layer, pages.pageRows);
+      this.pages[layer] = pages;
+    });
+  }
+
+  /** whether something of the method runs when a layer attended over the whole prompt */
+  get worksAfterLayers(): boolean {
+    return this.hooks.some(({ hooks }) => hooks.prefill) || selecting(this.hooks, "decode") !== undefined;
+  }
+
   /**
-   * The layer attended over the whole prompt: the prefill hooks run, in order. Hooks behind one that changes earlier layers
-   * run for all layers after the last.
+   * The layer attended over the whole prompt: the prefill hooks run, in order, then the choice for decode. Hooks behind one that changes
+   * earlier layers run for all layers after the last.
    */
   prefillHooks(layer: number): void {
     const cascades = this.hooks.findIndex(({ hooks }) => hooks.needs?.cascade);
@@ -187,6 +212,9 @@ export class Sequence {
     // Heads of different lengths were kept with room of their own: the longest one's would give back what the others saved.
     const lengths = this.cache.lengths(layer);
     if (lengths.every((rows) => rows === lengths[0])) this.cache.reserve(layer, lengths[0]! + this.spareRows);
+    if (cascades < 0) this.recordPages(layer);
+    else if (layer + 1 === this.cache.shape.layers)
+      for (let earlier = 0; earlier <= layer; earlier++) this.recordPages(earlier);
   }
 
   private prefillHook(named: NamedHooks, layer: number): void {
@@ -231,7 +259,7 @@ export class Sequence {
 
   private layerState(at: number, named: NamedHooks, inside: Inside): LayerState {
     const { name, hooks } = named;
-    const { record = null, chunk = null, pass = null } = inside;
+    const { record = null, chunk = null, pass = null, decoding = false } = inside;
     const sync = hooks.needs?.hostSync;
     const sides = hooks.needs?.sideArrays ?? [];
     return {
@@ -243,6 +271,7 @@ export class Sequence {
       sides: new Map(sides.map((side) => [side, this.needs.sideArrays.indexOf(sideName(name, side))])),
       chunk,
       pass,
+      decoding,
       moments: this.moments ? { tensor: this.moments, seen: this.momentTokens } : null,
       rope: (scope) => this.decoder.rotationFor(scope, this.promptTokens),
       hooked: this.hooked(named),

@@ -2,6 +2,7 @@
 // Knows no plugin: what happens around attention comes in as callbacks.
 import type { Batch, Rotation } from "../native/kv.ts";
 import * as ops from "../native/ops.ts";
+import { attentionDecodePages, type PageLists } from "../native/pages.ts";
 import { Scope } from "../native/scope.ts";
 import { type Context, type Dtype, Tensor } from "../native/tensor.ts";
 import type { ModelConfig } from "./config.ts";
@@ -30,6 +31,16 @@ export interface PrefillHooks {
   breathe(): Promise<void>;
   /** before the layers of a stage are queued, where several prompts go through the stages one behind the other; the result leaves it */
   enter?(stage: number): Promise<() => void>;
+}
+
+/** What a decode step does besides the decoder's own work. */
+export interface StepHooks {
+  /** fp32 `[sequences * kvHeads, columns]`: takes attention's probabilities; null: they are not wanted */
+  probs: Tensor | null;
+  /** before a layer's attention: queues the choice of the pages it reads, mostRows rows of a head at most; null: it reads everything */
+  choose(layer: number): (PageLists & { mostRows: number }) | null;
+  /** queues what follows a layer's attention */
+  after(layer: number): void;
 }
 
 /** Buffers of a decode step of one stage for a number of sequences; made once. */
@@ -349,15 +360,9 @@ export class Decoder {
 
   /**
    * One token of every sequence of the batch through a stage: from `ids`, in later stages from `hidden`, to `hidden`, in the
-   * last one to logits. `afterAttention` queues what follows a layer's attention.
+   * last one to logits.
    */
-  step(
-    stage: number,
-    batch: Batch,
-    b: StepBuffers,
-    probs: Tensor | null,
-    afterAttention: (layer: number) => void,
-  ): void {
+  step(stage: number, batch: Batch, b: StepBuffers, hooks: StepHooks): void {
     const { config, weights } = this;
     const { first, end } = this.stages[stage]!;
     if (stage === 0) ops.embed(weights.embed, b.ids, b.hidden);
@@ -367,8 +372,10 @@ export class Decoder {
       ops.linear(b.normed, w.qkv, w.qkvBias ?? null, b.qkv);
       this.normHeads(w, b);
       ops.ropeAppendBatch(batch, layer, b.qkv, b.queries, b.rope);
-      ops.attentionDecode(batch, layer, b.queries, this.scale, this.window(layer), b.attended, probs);
-      afterAttention(layer);
+      const pages = hooks.choose(layer);
+      if (pages) attentionDecodePages(batch, layer, b.queries, this.scale, pages.mostRows, pages, b.attended);
+      else ops.attentionDecode(batch, layer, b.queries, this.scale, this.window(layer), b.attended, hooks.probs);
+      hooks.after(layer);
       this.mix(w, b);
     }
     if (stage + 1 === this.stages.length) this.logits(b.hidden, b.normed, b.logits);

@@ -7,7 +7,7 @@ import { symbols } from "./symbols.ts";
 
 export type Backend = "cpu" | "cuda";
 /** The version of the header that symbols.ts was written from. */
-export const ABI = { major: 1, minor: 10 };
+export const ABI = { major: 1, minor: 11 };
 const root = join(import.meta.dir, "..", "..");
 
 /** Where the library of a backend lies: `KVACCEL_LIB`, else `build/` of the package. */

@@ -177,4 +177,9 @@ export const symbols = {
   kva_kv_rotate_slots: status("ptr", "i32", "i32", "i32", "ptr", "i32", "f32"),
   kva_kv_merge_recent: status("ptr", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "u32"),
   kva_kv_keep_ranked: status("ptr", "i32", "i32", "i32", "ptr", "i32", "i32", "i32", "i32"),
+
+  kva_kv_bound_pages: status("ptr", "i32", "i32"),
+  kva_page_scores: status("ptr", "i32", "i32", "i32", "ptr", "i32", "ptr"),
+  kva_choose_pages: status("ptr", "i32", "i32", "i32", "ptr", "i32", "ptr", "ptr"),
+  kva_attention_decode_pages: status("ptr", "i32", "ptr", "f32", "i32", "ptr", "ptr", "ptr"),
 } as const;

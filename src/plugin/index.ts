@@ -1,5 +1,6 @@
 // What a plugin author sees: definePlugin, param, and the types of Layer, Ops and Hooks. Imported as "kvaccel/plugin".
 import type { BlockOps, Blocks } from "./blocks.ts";
+import type { PageOps, Pages } from "./pages.ts";
 import { Budget, type Param, type ParamValue, param, type Shares } from "./param.ts";
 
 export type {
@@ -13,12 +14,20 @@ export type {
   Means,
   WindowSums,
 } from "./blocks.ts";
+export type { PageOps, PageScores, Pages } from "./pages.ts";
 export type { Param, ParamValue, Shares };
 export { Budget, param };
 
 /** What a method does to the cache or to attention; at most one of each kind composes, in this order. */
-export const categories = ["full", "sparse-prefill", "eviction", "channels", "quantization"] as const;
+export const categories = ["full", "sparse-prefill", "eviction", "sparse-decode", "channels", "quantization"] as const;
 export type Category = (typeof categories)[number];
+
+/**
+ * Whether beside methods of these kinds no row of a layer can go by itself once the prompt is done: pages have bounds of their keys, and keys of
+ * fewer channels lie apart from the others. Among codes rows can go. A method that drops rows while decoding says in `beside` what it does then.
+ */
+export const rowsMustStay = (others: readonly Category[]): boolean =>
+  others.includes("sparse-decode") || (others.includes("channels") && !others.includes("quantization"));
 
 /** The model as a plugin may know it, for defaults that depend on family or shape. */
 export interface ModelInfo {
@@ -140,6 +149,8 @@ export interface Layer {
   readonly length: number;
   /** tokens of the prompt */
   readonly promptTokens: number;
+  /** select hook: whether it chooses for the tokens after the prompt */
+  readonly decoding: boolean;
   /** the keys held, as the ops take them */
   readonly keys: CacheRows;
   /** the values held, as the ops take them */
@@ -274,8 +285,10 @@ export interface Ops {
   bestPerHead(scores: Scores, k: number): number[];
   /** Copies scores to the host; waits for the device, so the plugin must declare `hostSync`. */
   read(scores: Scores): Float32Array;
-  /** Select hook: scores and sets of blocks. */
+  /** Select hook, prefill: scores and sets of blocks. */
   readonly blocks: BlockOps;
+  /** Select hook, decode: scores and choice of pages. */
+  readonly pages: PageOps;
 }
 
 /** What costs something and must be asked for. A method that needs nothing keeps the fastest path. */
@@ -296,6 +309,8 @@ export interface Needs {
   cascade?: boolean;
   /** the decode hook branches on the host: it is called at every step, and no graph is captured */
   perStep?: boolean;
+  /** when the select hook is called: in prefill (the default), for the tokens after it, or both times (`layer.decoding` says which it is) */
+  selects?: "prefill" | "decode" | "both";
   /** the hook reads results on the host */
   hostSync?: "prefill" | "decode" | "both";
 }
@@ -305,10 +320,11 @@ export interface Hooks {
   /** what the hooks ask for; nothing keeps the fastest path */
   needs?: Needs;
   /**
-   * prefill, once a layer, before attention over the whole prompt: the blocks it reads; nothing: it reads everything. All rows stay.
-   * Not called in layers whose sliding window is shorter than the prompt.
+   * What attention reads; nothing: everything. All rows stay. Prefill: once a layer, before attention over the whole prompt, blocks from
+   * `ops.blocks`; not called in layers whose sliding window is shorter than the prompt. Decode (`selects` in needs): once a layer, after its prefill
+   * hooks, pages from `ops.pages`, which are chosen anew at each token; not called in layers with a sliding window.
    */
-  select?(layer: Layer, ops: Ops): Blocks | undefined;
+  select?(layer: Layer, ops: Ops): Blocks | Pages | undefined;
   /** prefill, after attention of each range of query rows: may update scores */
   chunk?(layer: Layer, ops: Ops): void;
   /** once a layer, after it attended over the whole prompt */
@@ -357,8 +373,8 @@ export interface Plugin<P extends Params = Params> {
     layer: number,
     model: ModelInfo,
   ): number;
-  /** storage of one KV head after this method's prefill hook, for the expected figures; absent: as before */
-  expectedStorage?(values: ParamValues<P>, before: Storage, model: ModelInfo): Storage;
+  /** storage of one KV head of a layer after this method's hooks of the prompt, for the expected figures; absent: as before */
+  expectedStorage?(values: ParamValues<P>, before: Storage, model: ModelInfo, layer: number): Storage;
   /** fresh hooks for one sequence; state that lasts from hook to hook is a variable in here */
   create(values: ParamValues<P>, model: ModelInfo): Hooks;
 }

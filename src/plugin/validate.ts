@@ -88,6 +88,7 @@ const hooksSchema = v.strictObject({
       decodeProbs: v.optional(flag),
       cascade: v.optional(flag),
       perStep: v.optional(flag),
+      selects: v.optional(v.picklist(["prefill", "decode", "both"], "must be prefill, decode or both")),
       hostSync: v.optional(v.picklist(["prefill", "decode", "both"], "must be prefill, decode or both")),
     } satisfies Record<keyof Needs, v.GenericSchema>),
   ),

@@ -22,30 +22,35 @@ eachBackend("further questions", (backend) => {
   });
   afterAll(() => engine.dispose());
 
-  test.each(["Full", "SnapKV[capacity=40]", "H2O[capacity=40]", "KIVI[residual=32]", "ThinK", "CakeKV[capacity=40]"])(
-    "under %s are answered as if each were fed after the prompt alone",
-    async (name) => {
-      const method = await methodOf(name);
-      const before = footprint(engine);
-      const alone = await Promise.all(
-        questions.map(async (ids) => {
-          const whole = request([...prompt, ...ids], { id: "sample", questionStart: prompt.length });
-          return (await generate(engine, method, [whole]))[0]!.ids;
-        }),
-      );
-      const [plain] = await generate(engine, method, [request(prompt)]);
-      const followUps = questions.map((ids, i) => ({ id: `sample+${i + 1}`, ids, maxNewTokens: 8 }));
-      const [asked] = await generate(engine, method, [request(prompt, { followUps })]);
-      expect(asked!.followUps!.map(({ ids }) => ids)).toEqual(alone);
-      expect(asked!.followUps!.map(({ id, finish }) => [id, finish])).toEqual([
-        ["sample+1", "length"],
-        ["sample+2", "length"],
-      ]);
-      const { followUps: _, ...rest } = asked!;
-      expect(settled([rest])).toEqual(settled([plain!]));
-      expect(footprint(engine)).toEqual(before);
-    },
-  );
+  test.each([
+    "Full",
+    "SnapKV[capacity=40]",
+    "H2O[capacity=40]",
+    "KIVI[residual=32]",
+    "ThinK",
+    "CakeKV[capacity=40]",
+    "Quest[capacity=32]",
+  ])("under %s are answered as if each were fed after the prompt alone", async (name) => {
+    const method = await methodOf(name);
+    const before = footprint(engine);
+    const alone = await Promise.all(
+      questions.map(async (ids) => {
+        const whole = request([...prompt, ...ids], { id: "sample", questionStart: prompt.length });
+        return (await generate(engine, method, [whole]))[0]!.ids;
+      }),
+    );
+    const [plain] = await generate(engine, method, [request(prompt)]);
+    const followUps = questions.map((ids, i) => ({ id: `sample+${i + 1}`, ids, maxNewTokens: 8 }));
+    const [asked] = await generate(engine, method, [request(prompt, { followUps })]);
+    expect(asked!.followUps!.map(({ ids }) => ids)).toEqual(alone);
+    expect(asked!.followUps!.map(({ id, finish }) => [id, finish])).toEqual([
+      ["sample+1", "length"],
+      ["sample+2", "length"],
+    ]);
+    const { followUps: _, ...rest } = asked!;
+    expect(settled([rest])).toEqual(settled([plain!]));
+    expect(footprint(engine)).toEqual(before);
+  });
 
   test("are refused where a method decides anew at every step, and without tokens", async () => {
     const followUps = [{ id: "sample+1", ids: questions[0]!, maxNewTokens: 2 }];

@@ -12,6 +12,7 @@ import { fixture, NULL, type Wrong } from "../support/wrong-calls.ts";
 import { wrongDecoder } from "../support/wrong-decoder.ts";
 import { wrongEvict } from "../support/wrong-evict.ts";
 import { wrongHeads } from "../support/wrong-heads.ts";
+import { wrongPages } from "../support/wrong-pages.ts";
 import { wrongScores } from "../support/wrong-scores.ts";
 import { wrongSegments } from "../support/wrong-segments.ts";
 import { wrongTensors } from "../support/wrong-tensors.ts";
@@ -28,6 +29,7 @@ const wrong: Wrong[] = [
   ...wrongHeads,
   ...wrongSegments,
   ...wrongBlocks,
+  ...wrongPages,
 ];
 
 const functionsOf = (entries: readonly Wrong[]) => new Set(entries.map(([name]) => `kva_${name.split(":")[0]}`));

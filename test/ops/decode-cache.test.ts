@@ -8,6 +8,8 @@ import { elementBytes } from "../../src/native/tensor.ts";
 import { eachBackend } from "../support/backends.ts";
 import {
   appendRandom,
+  appendStep,
+  batchOf,
   deviceRope,
   emptyTwin,
   flatKeys,
@@ -16,42 +18,14 @@ import {
   randomTwin,
   readRows,
   type Twin,
-  unrotating,
 } from "../support/cache.ts";
-import { input, matrix, output, row } from "../support/guarded.ts";
+import { input, output, row } from "../support/guarded.ts";
 import { Random } from "../support/random.ts";
 import { type Arithmetic, exact, plain, rotate } from "../support/reference.ts";
 import * as reference from "../support/reference-attention.ts";
 import { floatDtypes } from "../support/tolerance.ts";
 
 const shape = { kvHeads: 2, groupSize: 2, headDim: 64, dtype: "bfloat16" as const, sideArrays: 2 };
-
-function batchOf(scope: Scope, twins: readonly Twin[]): Batch {
-  const batch = scope.own(Batch.create(scope.context, twins.length));
-  batch.set(twins.map(({ cache }) => cache));
-  return batch;
-}
-
-/** The next token of every sequence, unrotated, in both. */
-function step(scope: Scope, batch: Batch, twins: readonly Twin[], random: Random): void {
-  const { kvHeads, groupSize, headDim, dtype, sideArrays } = twins[0]!.shape;
-  const columns = (groupSize + 2) * kvHeads * headDim;
-  const qkv = input(scope, dtype, twins.length, columns, random.normals(twins.length * columns));
-  const q = scope.tensor(dtype, twins.length, kvHeads * groupSize * headDim);
-  batch.reserve(1);
-  ropeAppendBatch(batch, 0, qkv.tensor, q, deviceRope(scope, unrotating(headDim)));
-  twins.forEach(({ cache, layer }, s) => {
-    const { position } = cache.info();
-    reference.ropeAppend(
-      layer,
-      position,
-      matrix(1, columns, row(qkv.values, s)),
-      unrotating(headDim),
-      exact,
-      sideArrays,
-    );
-  });
-}
 
 const sideOf = (scope: Scope, { cache }: Twin, head: number, side: number) => {
   const out = output(scope, "float32", 1, cache.lengths(0)[head]!);
@@ -81,7 +55,7 @@ eachBackend("kv_keep_at_most", (backend) => {
     ];
     const batch = batchOf(scope, twins);
     for (let i = 0; i < 25; i++) {
-      step(scope, batch, twins, random);
+      appendStep(scope, batch, twins, random);
       batch.keepAtMost(0, 3, 0, 16, 3);
       for (const { layer } of twins) reference.keepAtMost(layer, 16, 3);
       batch.advance();
@@ -140,7 +114,7 @@ eachBackend("kv_drop_lowest", (backend) => {
     for (const twin of twins) setSide(scope, twin, 1, () => Math.round(4 * random.uniform()));
     const batch = batchOf(scope, twins);
     for (let i = 0; i < 20; i++) {
-      step(scope, batch, twins, random);
+      appendStep(scope, batch, twins, random);
       batch.dropLowest(0, 2, 0, 18, 1, 5);
       for (const { cache, layer } of twins) reference.dropLowest(layer, 18, 1, 5, cache.info().position);
       batch.advance();
@@ -154,13 +128,13 @@ eachBackend("kv_drop_lowest", (backend) => {
     const twin = randomTwin(scope, random, shape, 8);
     setSide(scope, twin, 0, (r) => 100 - r);
     const batch = batchOf(scope, [twin]);
-    step(scope, batch, [twin], random); // its score is 0: the lowest
+    appendStep(scope, batch, [twin], random); // its score is 0: the lowest
     batch.dropLowest(0, 1, 0, 8, 0, 0);
     reference.dropLowest(twin.layer, 8, 0, 0, twin.cache.info().position);
     expectRows(scope, twin);
     expect(Array.from(twin.cache.positions(0, 0))).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
     batch.advance();
-    step(scope, batch, [twin], random);
+    appendStep(scope, batch, [twin], random);
     batch.dropLowest(0, 1, 0, 8, 0, 8);
     reference.dropLowest(twin.layer, 8, 0, 8, twin.cache.info().position);
     expectRows(scope, twin);

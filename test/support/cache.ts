@@ -1,9 +1,9 @@
 // A native cache and its float64 twin, holding exactly the same numbers.
-import { KvCache } from "../../src/native/kv.ts";
-import { ropeAppend } from "../../src/native/ops.ts";
+import { Batch, KvCache } from "../../src/native/kv.ts";
+import { ropeAppend, ropeAppendBatch } from "../../src/native/ops.ts";
 import type { Scope } from "../../src/native/scope.ts";
 import { Tensor } from "../../src/native/tensor.ts";
-import { input, type Matrix } from "./guarded.ts";
+import { input, type Matrix, matrix, row } from "./guarded.ts";
 import type { Random } from "./random.ts";
 import { exact, type ReferenceRope } from "./reference.ts";
 import { emptyLayer, keep, type ReferenceLayer, ropeAppend as referenceAppend } from "./reference-attention.ts";
@@ -91,6 +91,27 @@ export function keepRandom(scope: Scope, twin: Twin, random: Random, counts: rea
   twin.cache.keep(0, index, 0, 0, spare, Int32Array.from(counts));
   keep(twin.layer, chosen, 0, 0);
   return chosen;
+}
+
+/** The caches as the sequences of a batch. */
+export function batchOf(scope: Scope, twins: readonly Twin[]): Batch {
+  const batch = scope.own(Batch.create(scope.context, twins.length));
+  batch.set(twins.map(({ cache }) => cache));
+  return batch;
+}
+
+/** Appends the next token of every sequence of the batch, unrotated, to cache and twin; the counter is advanced by the caller. */
+export function appendStep(scope: Scope, batch: Batch, twins: readonly Twin[], random: Random): void {
+  const { kvHeads, groupSize, headDim, dtype, sideArrays } = twins[0]!.shape;
+  const columns = (groupSize + 2) * kvHeads * headDim;
+  const qkv = input(scope, dtype, twins.length, columns, random.normals(twins.length * columns));
+  const q = scope.tensor(dtype, twins.length, kvHeads * groupSize * headDim);
+  batch.reserve(1);
+  ropeAppendBatch(batch, 0, qkv.tensor, q, deviceRope(scope, unrotating(headDim)));
+  twins.forEach(({ cache, layer }, s) => {
+    const { position } = cache.info();
+    referenceAppend(layer, position, matrix(1, columns, row(qkv.values, s)), unrotating(headDim), exact, sideArrays);
+  });
 }
 
 /** Lists of row numbers as the i32 [kvHeads, width] that the ops take. */

@@ -145,6 +145,7 @@ function stateOf(
     sides: new Map((hooks.needs?.sideArrays ?? []).map((name, i) => [name, i])),
     chunk: null,
     pass: null,
+    decoding: false,
     moments: null,
     rope: (inner) => deviceRope(inner, rope ?? unrotating(shape.headDim)),
     hooked: Array.from({ length: shape.layers }, (_, layer) => layer),
