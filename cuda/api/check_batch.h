@@ -21,6 +21,7 @@ inline Batch& get_droppable(kva_batch* handle, int32_t first, int32_t sequences,
   for (int32_t s = first; s < first + sequences; ++s) {
     const int32_t residual = b.kvs[s]->layer(layer)[0].packing.residual;
     if (residual == 0) require_plain(*b.kvs[s], layer);
+    require_unbounded(*b.kvs[s], layer);
     require(residual <= most_residual, "the residual of layer %d is %d; beside dropped rows it is at most %d", layer, residual, most_residual);
     if (residual > 0) b.kvs[s]->closes[layer] = true;
   }
