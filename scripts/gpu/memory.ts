@@ -1,6 +1,6 @@
 // Estimated peak memory beside the measured one, by shape, length and method: `bun scripts/gpu/memory.ts [device] [shape,…] [length,…]`
 import { Engine } from "../../src/engine/engine.ts";
-import { estimateMemory } from "../../src/engine/estimate.ts";
+import { estimateMemory, totalOf } from "../../src/engine/estimate.ts";
 import { loadMethod } from "../../src/engine/method.ts";
 import { parseMethods } from "../../src/plugin/compose.ts";
 import { loadPlugins, ownPlugins } from "../../src/plugin/loader.ts";
@@ -35,21 +35,23 @@ for (const shape of shapes.split(",")) {
       const [done] = await engine.generate(spec, [request], { breathe: async () => {} });
       const method = await loadMethod(spec, engine.model);
       const { config } = engine;
-      const estimate = estimateMemory({
-        config,
-        dtype: "bfloat16",
-        method,
-        promptTokens,
-        newTokens,
-        prefillChunk: 4096,
-        backend: device.startsWith("cuda") ? "cuda" : "cpu",
-      });
+      const estimated = totalOf(
+        estimateMemory({
+          config,
+          dtype: "bfloat16",
+          method,
+          promptTokens,
+          newTokens,
+          prefillChunk: 4096,
+          backend: device.startsWith("cuda") ? "cuda" : "cpu",
+        }),
+      );
       const kinds = (["weights", "activations", "cache", "scratch"] as const).map((kind) =>
         gib(engine.decoder.context.memory(kind).peakBytes),
       );
-      const ratio = (estimate.peakBytes / done!.peakBytes).toFixed(4);
+      const ratio = (estimated / done!.peakBytes).toFixed(4);
       console.log(
-        `| ${[shape, promptTokens, name, gib(estimate.peakBytes), gib(done!.peakBytes), ratio, ...kinds].join(" | ")} |`,
+        `| ${[shape, promptTokens, name, gib(estimated), gib(done!.peakBytes), ratio, ...kinds].join(" | ")} |`,
       );
       engine.dispose();
     }

@@ -2,18 +2,16 @@
 import { statSync } from "node:fs";
 import { formatBytes, formatCount, formatDuration } from "../bench/format.ts";
 import { type TableData, text } from "../bench/table.ts";
-import { estimateMemory } from "../engine/estimate.ts";
-import type { LoadedMethod } from "../engine/method.ts";
+import { estimateMemory, totalOf } from "../engine/estimate.ts";
+import { type LoadedMethod, methodFrom } from "../engine/method.ts";
 import type { EngineOptions, MethodSpec } from "../engine/protocol.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { ggufFiles, isGguf } from "../model/gguf.ts";
 import { weightBytes } from "../model/plan.ts";
 import { readCheckpoint } from "../model/safetensors.ts";
 import type { Backend } from "../native/library.ts";
-import type { Registry } from "../plugin/loader.ts";
-import { resolveParams } from "../plugin/params.ts";
 import type { DeviceEntry } from "./devices.ts";
-import { methodsFrom, modelInfo, readDtype, readModel, readPlugins } from "./engine-setup.ts";
+import { defaultPrefillChunk, methodsFrom, modelInfo, readDtype, readModel, readPlugins } from "./engine-setup.ts";
 import type { MethodFlags } from "./options.ts";
 
 export interface DevicesFlags extends MethodFlags {
@@ -51,20 +49,12 @@ export async function readWanted(flags: DevicesFlags): Promise<Wanted> {
     name: flags.shape ?? flags.model_path!,
     config,
     dtype: readDtype(flags.torch_dtype, config.dtype),
-    methods: specs.map((spec) => ({ spec, method: loaded(spec, registry, config) })),
+    methods: specs.map((spec) => ({ spec, method: methodFrom(spec, registry, info) })),
     lengths: flags.length ?? [4096, 32768, 131072],
     newTokens: flags.max_new_tokens ?? 128,
-    prefillChunk: flags.prefill_chunk ?? 4096,
+    prefillChunk: flags.prefill_chunk ?? defaultPrefillChunk,
     fileBytes: "dir" in source ? checkpointBytes(source.dir) : null,
   };
-}
-
-function loaded(spec: MethodSpec, registry: Registry, config: ModelConfig): LoadedMethod {
-  const parts = spec.parts.map(({ name, preset, params }) => {
-    const { plugin } = registry.find(name);
-    return { plugin, values: resolveParams(plugin, preset, params, modelInfo(config)).values };
-  });
-  return { spec, parts };
 }
 
 function checkpointBytes(dir: string): number {
@@ -103,12 +93,13 @@ export function modelNeeds(wanted: Wanted, devices: readonly DeviceEntry[]): Mod
   const needs = wanted.methods.flatMap(({ spec, method }) =>
     wanted.lengths.map((promptTokens): Need => {
       const estimate = estimateMemory({ config, dtype, method, promptTokens, newTokens, prefillChunk, backend });
-      const fits = devices.filter(({ free_bytes }) => estimate.peakBytes <= free_bytes).map(({ id }) => id);
+      const peak = totalOf(estimate);
+      const fits = devices.filter(({ free_bytes }) => peak <= free_bytes).map(({ id }) => id);
       return {
         method: spec.label,
         length: promptTokens,
-        peak_bytes: Math.round(estimate.peakBytes),
-        cache_bytes: Math.round(estimate.cacheBytes),
+        peak_bytes: Math.round(peak),
+        cache_bytes: Math.round(estimate.cache),
         fits,
       };
     }),

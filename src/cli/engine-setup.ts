@@ -33,6 +33,9 @@ const dtypeNames: Record<string, EngineOptions["dtype"]> = {
   float: "float32",
 };
 
+/** rows of a row chunk in prefill, where --prefill_chunk does not say */
+export const defaultPrefillChunk = 4096;
+
 export function readDtype(word: string | undefined, fallback: EngineOptions["dtype"]): EngineOptions["dtype"] {
   if (word === undefined || word === "auto") return fallback;
   const dtype = dtypeNames[word.toLowerCase().replace(/^torch\./, "")];
@@ -70,7 +73,7 @@ export async function setUpEngines(flags: EngineFlags, { config, source }: Model
   const common = {
     model: source,
     dtype: readDtype(flags.torch_dtype, config.dtype),
-    prefillChunk: flags.prefill_chunk ?? 4096,
+    prefillChunk: flags.prefill_chunk ?? defaultPrefillChunk,
     threads: flags.threads ?? 0,
     memoryLimit: readBytes(flags.memory_limit),
     graphs: flags.eager !== true,

@@ -2,7 +2,7 @@
 import { freemem } from "node:os";
 import { formatBytes, formatCount } from "../bench/format.ts";
 import { blank, type Cell, type TableData, text } from "../bench/table.ts";
-import { type Estimate, estimate, totalOf } from "../engine/device-needs.ts";
+import { estimateDevices, type MemoryEstimate, totalOf } from "../engine/estimate.ts";
 import { type LoadedMethod, loadMethod } from "../engine/method.ts";
 import type { EngineOptions, MethodSpec } from "../engine/protocol.ts";
 import type { ModelConfig } from "../model/config.ts";
@@ -22,7 +22,7 @@ export interface PreflightRow extends PromptSize {
   batch: number;
   /** on the device that has least left */
   device: string;
-  need: Estimate;
+  need: MemoryEstimate;
   free: number;
   fits: boolean;
 }
@@ -85,8 +85,9 @@ export class Preflight {
       const copies = engines.filter(({ device }) => device === group).length;
       const sharedWeights = sharedBy !== undefined;
       const ends = splitLayers(config, dtype, free);
-      const common = { config, model: modelInfo(config), dtype, method, batch, prefillChunk, ends };
-      estimate({ ...common, ...size, copies, sharedWeights }).forEach((need, at) => {
+      const backend = devices[0]!.startsWith("cuda:") ? "cuda" : "cpu";
+      const request = { config, dtype, method, batch, prefillChunk, backend, ...size } as const;
+      estimateDevices(request, { ends, copies, sharedWeights }).forEach((need, at) => {
         const left = free[at]! - totalOf(need);
         if (tightest && tightest.free - totalOf(tightest.need) <= left) return;
         const where = { device: devices[at]!, free: free[at]!, fits: left >= 0 };

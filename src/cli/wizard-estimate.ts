@@ -1,20 +1,20 @@
 // What a run will need: memory of each method at the longest length, and time, as far as both can be known before it starts.
 import { formatBytes, formatCount, formatDuration } from "../bench/format.ts";
-import { expectedStorage, type LoadedMethod } from "../engine/method.ts";
-import type { MethodSpec } from "../engine/protocol.ts";
-import type { ModelInfo } from "../plugin/index.ts";
+import { estimateDevices, totalOf } from "../engine/estimate.ts";
+import { methodFrom } from "../engine/method.ts";
+import { modelInfo } from "../engine/model-info.ts";
+import type { EngineOptions, MethodSpec } from "../engine/protocol.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { weightBytes } from "../model/plan.ts";
+import { splitLayers } from "../model/stages.ts";
+import { elementBytes } from "../native/tensor.ts";
 import type { Registry } from "../plugin/loader.ts";
-import { resolveParams } from "../plugin/params.ts";
 import type { DeviceEntry } from "./devices.ts";
-import type { ModelFacts } from "./wizard-types.ts";
-
-const elementBytes: Record<string, number> = { bfloat16: 2, float16: 2, float32: 4 };
+import { defaultPrefillChunk } from "./engine-setup.ts";
 
 export interface Wanted {
-  facts: ModelFacts;
-  /** bytes of all weights in the checkpoint's type */
-  weights: number;
-  dtype: string;
+  config: ModelConfig;
+  dtype: EngineOptions["dtype"];
   /** prompt tokens, the longest last; empty where the benchmark has no lengths of its own */
   lengths: readonly number[];
   /** samples at each length, over all tasks */
@@ -30,42 +30,31 @@ export interface Wanted {
 
 export interface Need {
   label: string;
-  /** of a device */
-  bytes: number;
-  /** what the cache holds after the prompt, on all devices of the copy */
-  cacheBytes: number;
+  /** bytes of each chosen device, at the longest length */
+  devices: number[];
 }
 
-function loaded(spec: MethodSpec, registry: Registry, model: ModelInfo): LoadedMethod {
-  const parts = spec.parts.map(({ name, preset, params }) => {
-    const { plugin } = registry.find(name);
-    return { plugin, values: resolveParams(plugin, preset, params, model).values };
-  });
-  return { spec, parts };
-}
+/** tokens that a sample's answer is taken to have */
+const newTokens = 32;
 
-/**
- * Layer-major prefill: weights, hidden states, queries and output of the whole prompt, one layer's full cache, and what the
- * method keeps of all layers.
- */
+/** What each method needs, as engine/estimate.ts has it; nothing where no copy of the model is possible. */
 export function memoryNeeds(wanted: Wanted, registry: Registry): Need[] {
-  const { info } = wanted.facts;
-  const unit = elementBytes[wanted.dtype] ?? 2;
-  const stored = wanted.weights * (unit / (elementBytes[wanted.facts.dtype] ?? 2));
-  const tokens = Math.max(0, ...wanted.lengths);
-  const rows = info.kvHeads * tokens;
-  const layerBytes = rows * (2 * info.headDim * unit + 4);
-  const activations = (2 * info.hiddenSize + 2 * info.heads * info.headDim) * unit * tokens;
+  const { config, dtype, devices, devicesPerCopy: size, copiesPerDevice: copies } = wanted;
+  if (size > Math.min(devices.length, config.layers)) return [];
+  const promptTokens = Math.max(0, ...wanted.lengths);
+  const groups = Array.from({ length: Math.floor(devices.length / size) }, (_, at) =>
+    devices.slice(at * size, (at + 1) * size),
+  );
   return wanted.methods.map((spec) => {
-    const method = loaded(spec, registry, info);
-    let cacheBytes = 0;
-    for (let layer = 0; layer < info.layers; layer++) {
-      const head = expectedStorage(method, tokens, layer, info, unit);
-      cacheBytes += info.kvHeads * (head.keyBytes + head.valueBytes + 4 * head.rows);
-    }
-    const full = cacheBytes >= info.layers * layerBytes;
-    const own = cacheBytes / wanted.devicesPerCopy + activations + (full ? 0 : layerBytes);
-    return { label: spec.label, bytes: stored / wanted.devicesPerCopy + wanted.copiesPerDevice * own, cacheBytes };
+    const method = methodFrom(spec, registry, modelInfo(config));
+    const needs = groups.flatMap((group) => {
+      const free = group.map(({ free_bytes }) => free_bytes);
+      const layout = { ends: splitLayers(config, dtype, free), copies, sharedWeights: copies > 1 };
+      const { backend } = group[0]!;
+      const request = { config, dtype, method, promptTokens, newTokens, prefillChunk: defaultPrefillChunk, backend };
+      return estimateDevices(request, layout).map(totalOf);
+    });
+    return { label: spec.label, devices: needs };
   });
 }
 
@@ -73,10 +62,11 @@ export function memoryNeeds(wanted: Wanted, registry: Registry): Need[] {
 export function memoryLines(wanted: Wanted, registry: Registry): string[] {
   if (wanted.lengths.length === 0) return [];
   const needs = memoryNeeds(wanted, registry);
+  if (needs.length === 0) return [];
   const tokens = formatCount(Math.max(...wanted.lengths));
-  const texts = needs.map(({ label, bytes }) => `${label} ${formatBytes(bytes)}`);
-  const verdicts = wanted.devices.map(({ id, free_bytes }) => {
-    const over = needs.filter(({ bytes }) => bytes > free_bytes).map(({ label }) => label);
+  const texts = needs.map(({ label, devices }) => `${label} ${formatBytes(Math.max(...devices))}`);
+  const verdicts = wanted.devices.slice(0, needs[0]!.devices.length).map(({ id, free_bytes }, at) => {
+    const over = needs.filter(({ devices }) => devices[at]! > free_bytes).map(({ label }) => label);
     const name = id.replace("cuda:", "GPU ").replace(/:0$/, "");
     const free = `${name}: ${formatBytes(free_bytes)} free`;
     if (over.length === 0) return `${free}, all fit`;
@@ -94,14 +84,13 @@ function roughRates({ backend, compute_capability }: DeviceEntry): { flops: numb
   return capability === 8 ? { flops: 1.5e14, bytes: 1.2e12 } : { flops: 6e13, bytes: 6e11 };
 }
 
-const newTokens = 32;
-
 /** Milliseconds of a prompt token and its share of decode. */
-export function roughSpeed({ facts: { info, dtype }, weights, lengths }: Wanted, device: DeviceEntry): number {
+export function roughSpeed({ config, dtype, lengths }: Wanted, device: DeviceEntry): number {
   const { flops, bytes } = roughRates(device);
-  const parameters = weights / (elementBytes[dtype] ?? 2);
+  const weights = weightBytes(config, dtype);
+  const parameters = weights / elementBytes[dtype];
   const tokens = lengths.reduce((sum, length) => sum + length, 0) / Math.max(1, lengths.length);
-  const attention = 2 * tokens * info.layers * info.heads * info.headDim;
+  const attention = 2 * tokens * config.layers * config.heads * config.headDim;
   const decode = (newTokens * Math.max(weights / bytes, 0.001)) / Math.max(1, tokens);
   return 1000 * ((2 * parameters + attention) / flops + decode);
 }

@@ -4,14 +4,13 @@ import { readBenchmarkConfig } from "../bench/config.ts";
 import { formatBytes } from "../bench/format.ts";
 import { readConfig } from "../model/config.ts";
 import { locateModel } from "../model/locate.ts";
-import { weightBytes } from "../model/plan.ts";
 import { KvaError } from "../native/error.ts";
 import { parseMethods } from "../plugin/compose.ts";
 import { loadPlugins, pluginDirs } from "../plugin/loader.ts";
 import { ensureLibraries } from "./build.ts";
 import type { DeviceEntry, DeviceReport } from "./devices.ts";
 import { effectiveConfig } from "./effective-config.ts";
-import { modelInfo } from "./engine-setup.ts";
+import { modelInfo, readDtype } from "./engine-setup.ts";
 import { benchmarkNames, benchmarkPath, readSettings } from "./settings.ts";
 import { setupNameProblem, setupPath, writeSetup } from "./setups.ts";
 import { memoryLines, timeLine, type Wanted } from "./wizard-estimate.ts";
@@ -78,16 +77,19 @@ export async function addFacts(facts: WizardFacts, memory: Memory): Promise<void
     return known;
   };
   const wantedOf = (flags: WizardFlags): Wanted => {
-    const model = readModel(flags.model_path);
     const config = readConfig(locateModel(flags.model_path));
     const benchmark = readBenchmark(flags.cfg_path);
     return {
-      facts: model,
-      weights: weightBytes(config, config.dtype),
-      dtype: flags.torch_dtype,
+      config,
+      dtype: readDtype(flags.torch_dtype, config.dtype),
       lengths: (flags.length ?? []).map(Number),
       samples: flags.num_samples * (benchmark.tasks ?? 1),
-      methods: parseMethods(["Full", ...flags.acceleration], readSettings({ ...flags }).sets, registry, model.info),
+      methods: parseMethods(
+        ["Full", ...flags.acceleration],
+        readSettings({ ...flags }).sets,
+        registry,
+        modelInfo(config),
+      ),
       devices: devices.filter((device) => flags.device.includes(deviceChoice(device).value)),
       copiesPerDevice: Number(flags.gp_num?.split("/")[1] ?? 1),
       devicesPerCopy: Number(flags.gp_num?.split("/")[0] ?? 1),

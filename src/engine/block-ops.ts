@@ -23,6 +23,13 @@ import type { LayerState } from "./layer.ts";
 /** Bytes that the scores of the heads at work may take. */
 const GROUP_BYTES = 64 << 20;
 
+/** Heads whose scores fp32 `[blocks, blocks]` are there together: whole groups that fit the budget, one at least. */
+export function headsAtOnce(heads: number, kvHeads: number, blocks: number): number {
+  const group = heads / kvHeads;
+  const groups = Math.max(1, Math.floor(GROUP_BYTES / (group * blocks * blocks * 4)));
+  return Math.min(heads, groups * group);
+}
+
 class TensorMeans implements Means {
   constructor(readonly tensor: Tensor) {}
   get rows(): number {
@@ -278,11 +285,8 @@ export class HookBlockOps implements BlockOps {
     body: (scope: Scope, first: number, heads: number, x: Tensor, bits: Tensor) => void,
   ): void {
     const { heads, kvHeads } = this.cache.shape;
-    const group = heads / kvHeads;
-    const columns = Math.ceil(this.length / set.block);
-    const groups = Math.max(1, Math.floor(GROUP_BYTES / (group * set.rows * columns * 4)));
-    const step = Math.min(heads, groups * group);
-    const whole = this.scope.tensor("float32", step * set.rows, columns, "scratch");
+    const step = headsAtOnce(heads, kvHeads, set.rows);
+    const whole = this.scope.tensor("float32", step * set.rows, set.rows, "scratch");
     for (let first = 0; first < heads; first += step) {
       const count = Math.min(step, heads - first);
       const views = this.scope.on(this.scope.context);

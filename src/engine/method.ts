@@ -2,7 +2,7 @@
 import { KvaError } from "../native/error.ts";
 import { EVERY_ROW } from "../native/kv.ts";
 import type { Category, Hooks, ModelInfo, Needs, Plugin, Storage } from "../plugin/index.ts";
-import { loadPluginFile } from "../plugin/loader.ts";
+import { loadPluginFile, type Registry } from "../plugin/loader.ts";
 import { resolveParams } from "../plugin/params.ts";
 import type { MethodSpec } from "./protocol.ts";
 
@@ -50,6 +50,15 @@ export async function loadMethod(spec: MethodSpec, model: ModelInfo): Promise<Lo
     }
     parts.push({ plugin, values: resolveParams(plugin, part.preset, part.params, model).values });
   }
+  return { spec, parts };
+}
+
+/** A method whose plugins are loaded already. */
+export function methodFrom(spec: MethodSpec, registry: Registry, model: ModelInfo): LoadedMethod {
+  const parts = spec.parts.map(({ name, preset, params }) => {
+    const { plugin } = registry.find(name);
+    return { plugin, values: resolveParams(plugin, preset, params, model).values };
+  });
   return { spec, parts };
 }
 

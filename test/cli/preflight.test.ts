@@ -7,7 +7,7 @@ import { execute } from "../../src/cli/execute.ts";
 import { prepareRun } from "../../src/cli/plan.ts";
 import { Preflight, preflightTable } from "../../src/cli/preflight.ts";
 import { readSettings } from "../../src/cli/settings.ts";
-import { totalOf } from "../../src/engine/device-needs.ts";
+import { totalOf } from "../../src/engine/estimate.ts";
 import type { EngineOptions } from "../../src/engine/protocol.ts";
 import { shapeConfig } from "../../src/model/shapes.ts";
 import { ended, startAccel } from "../support/accel.ts";
@@ -21,7 +21,7 @@ const flags = {
   acceleration: ["SnapKV"],
 };
 
-test("the estimate is what the allocator counts, within a tenth", async () => {
+test("the estimate is what the allocator counts, within 3 percent", async () => {
   const output_path = mkdtempSync(join(tmpdir(), "kvaccel-preflight-"));
   const settings = readSettings({ ...flags, output_path, batch_size: [1, 2] });
   const { preflight } = await prepareRun(settings, () => {});
@@ -31,7 +31,7 @@ test("the estimate is what the allocator counts, within a tenth", async () => {
       const need = preflight.find((row) => row.method === label && row.batch === batch)!;
       const cell = cells.cost.find((one) => one.method === label && one.batch === batch)!;
       const off = totalOf(need.need) / cell.peakBytes! - 1;
-      expect(Math.abs(off), `${label}, batch ${batch}: ${totalOf(need.need)} for ${cell.peakBytes}`).toBeLessThan(0.1);
+      expect(Math.abs(off), `${label}, batch ${batch}: ${totalOf(need.need)} for ${cell.peakBytes}`).toBeLessThan(0.03);
     }
   }
   rmSync(output_path, { recursive: true });

@@ -5,16 +5,22 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readBenchmarkConfig } from "../../src/bench/config.ts";
 import type { DeviceEntry } from "../../src/cli/devices.ts";
+import { modelNeeds, readWanted } from "../../src/cli/devices-memory.ts";
 import { effectiveConfig } from "../../src/cli/effective-config.ts";
+import { Preflight } from "../../src/cli/preflight.ts";
 import { readSettings } from "../../src/cli/settings.ts";
 import { setupNameProblem, setupNames, setupPath, writeSetup } from "../../src/cli/setups.ts";
 import { memoryLines, memoryNeeds, timeLine, type Wanted } from "../../src/cli/wizard-estimate.ts";
 import { readMemory, rememberModel, rememberSpeed, speedKey } from "../../src/cli/wizard-memory.ts";
 import { findModels } from "../../src/cli/wizard-models.ts";
 import { answersOf } from "../../src/cli/wizard-setups.ts";
+import { totalOf } from "../../src/engine/estimate.ts";
+import { modelInfo } from "../../src/engine/model-info.ts";
 import { bundledModel } from "../../src/model/locate.ts";
+import { shapeConfig } from "../../src/model/shapes.ts";
 import { parseMethods } from "../../src/plugin/compose.ts";
 import { loadPlugins, pluginDirs } from "../../src/plugin/loader.ts";
+import { engineOptions } from "../support/fake-plan.ts";
 import { folder } from "../support/folder.ts";
 import { wizardFacts } from "../support/wizard-facts.ts";
 
@@ -46,7 +52,7 @@ test("the bundled model, those of the cache that can be run, and those used late
   rmSync(hub, { recursive: true });
 });
 
-const info = { family: "llama", layers: 32, heads: 32, kvHeads: 8, headDim: 128, hiddenSize: 4096 };
+const config = shapeConfig("llama-3.1-8b");
 const gib = 1024 ** 3;
 const device = (id: string, free_bytes: number): DeviceEntry => ({
   id,
@@ -60,12 +66,11 @@ const registry = await loadPlugins(pluginDirs([], ""));
 
 function wanted(more: Partial<Wanted> = {}): Wanted {
   return {
-    facts: { info, dtype: "bfloat16", contextLength: 131072 },
-    weights: 15 * gib,
+    config,
     dtype: "bfloat16",
     lengths: [4096, 131072],
     samples: 1,
-    methods: parseMethods(["Full", "SnapKV[capacity=2048]"], [], registry, info),
+    methods: parseMethods(["Full", "SnapKV[capacity=2048]"], [], registry, modelInfo(config)),
     devices: [device("cuda:0", 80 * gib), device("cuda:1", 24 * gib), device("cuda:2", gib)],
     copiesPerDevice: 1,
     devicesPerCopy: 1,
@@ -74,21 +79,37 @@ function wanted(more: Partial<Wanted> = {}): Wanted {
 }
 
 test("memory of each method at the longest length, beside what each chosen device has free", () => {
-  const [full, snap] = memoryNeeds(wanted(), registry);
-  // weights 15, keys and values 2 x 32 x 8 x 128 x 2 B x 128K = 16, positions 4 B x 32 x 8 x 128K = 1/8, activations 4
-  expect(full!.bytes / gib).toBeCloseTo(35.125, 3);
-  // SnapKV: 2048 rows instead of 128K, and one layer's full cache of 0.5 beside them
-  expect(snap!.bytes / gib).toBeCloseTo(15 + 4 + 16.125 / 64 + 16.125 / 32, 3);
   expect(memoryLines(wanted(), registry)).toEqual([
-    "memory     at 128K tokens: Full 35.1 GiB, SnapKV[capacity=2048] 19.8 GiB",
+    "memory     at 128K tokens: Full 33.5 GiB, SnapKV[capacity=2048] 18.1 GiB",
     "           GPU 0: 80.0 GiB free, all fit",
     '           GPU 1: 24.0 GiB free, Full will not fit; what does not gets "-" in the tables',
     '           GPU 2: 1.00 GiB free, none fits; what does not gets "-" in the tables',
   ]);
-  const [twice] = memoryNeeds(wanted({ dtype: "float32", copiesPerDevice: 2 }), registry);
-  expect(twice!.bytes / gib).toBeCloseTo(30 + 2 * (2 * 20.125 - 0.125), 3); // the weights are shared
-  const [split] = memoryNeeds(wanted({ devicesPerCopy: 2 }), registry);
-  expect(split!.bytes / gib).toBeCloseTo((15 + 16.125) / 2 + 4, 3);
+  const full = (more: Partial<Wanted>) => memoryNeeds(wanted(more), registry)[0]!.devices[0]! / gib;
+  // weights 14.96 in two bytes, all else 18.5
+  expect(full({ dtype: "float32", copiesPerDevice: 2 })).toBeCloseTo(2 * 14.96 + 2 * (2 * 18.5), 0); // the weights are shared
+  const devices = [device("cuda:0", 80 * gib), device("cuda:1", 80 * gib)];
+  const [split] = memoryNeeds(wanted({ devices, devicesPerCopy: 2 }), registry);
+  // half of the layers on each, with caches for as many samples as are in flight
+  for (const bytes of split!.devices) expect(bytes / gib).toBeWithin(14.96 / 2 + 4 * 8, 14.96 / 2 + 4 * 8 + 4);
+  expect(memoryLines(wanted({ devices, devicesPerCopy: 4 }), registry)).toEqual([]);
+});
+
+test("the wizard, a dry run and accel devices show the same figures", async () => {
+  const [size, acceleration] = [
+    { length: 32768, promptTokens: 32768, newTokens: 32 },
+    ["SnapKV", "KIVI", "XAttention"],
+  ];
+  const devices = [device("cpu:0", 80 * gib)].map((entry) => ({ ...entry, backend: "cpu" as const }));
+  const methods = parseMethods(["Full", ...acceleration], [], registry, modelInfo(config));
+  const wizard = memoryNeeds(wanted({ lengths: [32768], methods, devices }), registry);
+  const engines = [{ ...engineOptions, device: "cpu:0", dtype: "bfloat16" as const, prefillChunk: 4096 }];
+  const dry = (await Preflight.of({ config, engines, methods, sizes: [size] })).rows([1]);
+  const flags = { shape: "llama-3.1-8b", length: [32768], max_new_tokens: 32, acceleration };
+  const { needs } = modelNeeds(await readWanted(flags), devices);
+  expect(wizard.map((need) => need.devices[0])).toEqual(dry.map(({ need }) => totalOf(need)));
+  expect(needs.map(({ peak_bytes }) => peak_bytes)).toEqual(dry.map(({ need }) => Math.round(totalOf(need))));
+  expect(new Set(needs.map(({ peak_bytes }) => peak_bytes)).size).toBe(4);
 });
 
 test("time goes by an earlier run's speed, shared by the devices; without one it is a guess and says so", () => {
