@@ -1,26 +1,37 @@
 // Pages of rows: bounds of their keys, what a query can score on them at most, and the choice of those that attention reads.
-#include "../core/pages.h"
-
 #include <algorithm>
+#include <cmath>
 
 #include "cache_rows.h"
 #include "kernels.h"
 #include "rank.h"
-#include "segments.h"
 
 namespace kva {
 
 void make_bounds(Context& context, Kv& kv, int32_t layer) {
   KvShape shape = kv.shape;
   KvHead* heads = layer_heads(kv.table, layer);
-  parallel(context, shape.kv_heads, [=](int64_t h, int32_t) {
-    const KvHead& head = heads[h];
-    with_float_type(shape.dtype, [&](auto type) {
-      for (int32_t page = 0; page < pages_of(head, head.len); ++page)
-        for (int32_t c = 0; c < shape.head_dim; ++c)
-          PageBounds<HostNumber, decltype(type)>(head, shape.head_dim, page, c)
-              .make(shape.head_dim, std::min(head.page_rows, head.len - page * head.page_rows));
-    });
+  constexpr int32_t run = 64;  // pages of a task
+  const int32_t page_rows = kv.layer(layer)[0].page_rows, runs = kv.longest(layer) / (page_rows * run) + 1;
+  parallel(context, int64_t(shape.kv_heads) * runs, [=](int64_t task, int32_t) {
+    const KvHead& head = heads[task / runs];
+    const int32_t first = int32_t(task % runs) * run, last = std::min(first + run, pages_of(head, head.len));
+    const int64_t bytes = shape.head_dim * dtype_bytes(shape.dtype);
+    alignas(64) float key[most_head_dim], least[most_head_dim], greatest[most_head_dim];
+    for (int32_t page = first; page < last; ++page) {
+      std::fill_n(least, shape.head_dim, INFINITY);
+      std::fill_n(greatest, shape.head_dim, -INFINITY);
+      for (int32_t row = page * page_rows; row < std::min(head.len, (page + 1) * page_rows); ++row) {
+        kernels().widen(shape.dtype, static_cast<const char*>(head.k) + row * bytes, key, shape.head_dim);
+        for (int32_t c = 0; c < shape.head_dim; ++c) {
+          least[c] = key[c] < least[c] ? key[c] : least[c];
+          greatest[c] = key[c] > greatest[c] ? key[c] : greatest[c];
+        }
+      }
+      char* to = static_cast<char*>(head.bounds) + int64_t(page) * 2 * bytes;
+      kernels().narrow(shape.dtype, least, to, shape.head_dim);
+      kernels().narrow(shape.dtype, greatest, to + bytes, shape.head_dim);
+    }
   });
 }
 
