@@ -5,8 +5,10 @@ import { type TableData, text } from "../bench/table.ts";
 import { estimateMemory, totalOf } from "../engine/estimate.ts";
 import { type LoadedMethod, methodFrom } from "../engine/method.ts";
 import type { EngineOptions, MethodSpec } from "../engine/protocol.ts";
-import type { ModelConfig } from "../model/config.ts";
+import { type ModelConfig, readConfig } from "../model/config.ts";
 import { ggufFiles, isGguf } from "../model/gguf.ts";
+import { remoteFacts } from "../model/hub-facts.ts";
+import { locateModel } from "../model/locate.ts";
 import { weightBytes } from "../model/plan.ts";
 import { readCheckpoint } from "../model/safetensors.ts";
 import type { Backend } from "../native/library.ts";
@@ -38,10 +40,7 @@ export interface Wanted {
 
 /** Model and methods, without a device. */
 export async function readWanted(flags: DevicesFlags): Promise<Wanted> {
-  const { config, source } = await readModel(
-    flags,
-    flags.shape === undefined ? undefined : { shape: flags.shape, seed: 0 },
-  );
+  const { config, fileBytes } = await factsOf(flags);
   const info = modelInfo(config);
   const registry = await readPlugins(flags);
   const specs = methodsFrom(registry, { ...flags, acceleration: flags.acceleration ?? ["all"] }, info, false);
@@ -53,8 +52,20 @@ export async function readWanted(flags: DevicesFlags): Promise<Wanted> {
     lengths: flags.length ?? [4096, 32768, 131072],
     newTokens: flags.max_new_tokens ?? 128,
     prefillChunk: flags.prefill_chunk ?? defaultPrefillChunk,
-    fileBytes: "dir" in source ? checkpointBytes(source.dir) : null,
+    fileBytes,
   };
+}
+
+/** A model of the hub that is not in the cache is asked for its configuration, not for its weights. */
+async function factsOf(flags: DevicesFlags): Promise<Pick<Wanted, "config" | "fileBytes">> {
+  if (flags.shape !== undefined) {
+    const { config } = await readModel(flags, { shape: flags.shape, seed: 0 });
+    return { config, fileBytes: null };
+  }
+  const remote = await remoteFacts(flags.model_path!);
+  if (remote) return remote;
+  const dir = locateModel(flags.model_path!);
+  return { config: readConfig(dir), fileBytes: checkpointBytes(dir) };
 }
 
 function checkpointBytes(dir: string): number {

@@ -1,5 +1,4 @@
 // The metadata of a GGUF file as the config.json that its checkpoint came from, and the names that its tensors have there.
-import { closeSync, openSync, readSync } from "node:fs";
 import * as v from "valibot";
 import { KvaError } from "../native/error.ts";
 import { type ModelConfig, parseConfig } from "./config.ts";
@@ -85,8 +84,10 @@ const generalKeys = v.object({
   "tokenizer.ggml.eom_token_id": optionalId,
 });
 
-export function ggufConfig(file: string): ModelConfig {
-  const header = readGguf(file);
+export const ggufConfig = (file: string): ModelConfig => configOf(readGguf(file), file);
+
+/** `file` stands in the errors. */
+export function configOf(header: GgufHeader, file: string): ModelConfig {
   const general = checked(generalKeys, header.metadata, file);
   const family = general["general.architecture"];
   const architecture = Object.hasOwn(architectures, family) ? architectures[family]! : undefined;
@@ -169,9 +170,9 @@ function rotation(header: GgufHeader, keys: Keys, headDim: number, { name }: Arc
     ...(name === "Phi3ForCausalLM" && { original_max_position_embeddings: original }),
   };
   // Llama 3.1 and later: the stretch of each frequency stands in a tensor, whatever the length
-  const factors = factorsOf(header, "rope_freqs.weight");
-  const long = factors ?? factorsOf(header, "rope_factors_long.weight");
-  const short = factors ?? factorsOf(header, "rope_factors_short.weight");
+  const factors = header.factors["rope_freqs.weight"];
+  const long = factors ?? header.factors["rope_factors_long.weight"];
+  const short = factors ?? header.factors["rope_factors_short.weight"];
   if (long && short) {
     const attention = factors ? 1 : keys["rope.scaling.attn_factor"];
     return {
@@ -189,24 +190,4 @@ function rotation(header: GgufHeader, keys: Keys, headDim: number, { name }: Arc
   if (type === "none") return common;
   const factor = keys["rope.scaling.factor"];
   return { ...common, rope_scaling: { rope_type: type, factor, original_max_position_embeddings: original } };
-}
-
-/** The numbers of a small fp32 tensor. */
-function factorsOf(header: GgufHeader, name: string): number[] | undefined {
-  const tensor = header.tensors[name];
-  if (!tensor) return undefined;
-  if (tensor.dtype !== "F32" || tensor.shape.length !== 1 || tensor.bytes > 2 ** 16) {
-    throw new KvaError(
-      "model",
-      `tensor ${name} of ${tensor.file} is ${tensor.dtype} [${tensor.shape.join(", ")}]; it must be a short F32 vector`,
-    );
-  }
-  const values = new Float32Array(tensor.bytes / 4);
-  const descriptor = openSync(tensor.file, "r");
-  try {
-    readSync(descriptor, values, 0, tensor.bytes, tensor.offset);
-  } finally {
-    closeSync(descriptor);
-  }
-  return Array.from(values);
 }

@@ -24,7 +24,18 @@ export interface GgufHeader {
   metadata: Record<string, Value>;
   /** by name; `dtype` as ggml names it, `ggml` its number */
   tensors: Record<string, StoredTensor>;
+  /** by tensor: what stretches the frequencies of the rotation, which is part of the configuration */
+  factors: Record<string, number[]>;
 }
+
+/** A file that is not here; bytes as its hub says. fetch must answer ranges. */
+export interface RemoteFile {
+  bytes: number;
+  fetch: typeof fetch;
+}
+
+const factorNames = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
+const maxFactorBytes = 2 ** 16;
 
 /** Integers of 64 bits become numbers where they fit; where not, the key is refused when it is asked for. */
 function plain(value: unknown): Value {
@@ -35,13 +46,13 @@ function plain(value: unknown): Value {
 const maxDims = 4;
 const maxElements = 2 ** 40;
 
-/** Throws a KvaError that names the file and what is wrong. */
-export async function parseGguf(file: string): Promise<GgufHeader> {
+/** The header of a file here, or of a URL. Throws a KvaError that names the file and what is wrong. */
+export async function parseGguf(file: string, remote?: RemoteFile): Promise<GgufHeader> {
   const refuse = (text: string, cause?: unknown): never => {
     throw new KvaError("model", `${file}: ${text}`, cause === undefined ? undefined : { cause });
   };
-  const fileBytes = statSync(file).size;
-  const parsed = await gguf(file, { allowLocalFile: true }).catch((error: Error) =>
+  const fileBytes = remote?.bytes ?? statSync(file).size;
+  const parsed = await gguf(file, remote ? { fetch: remote.fetch } : { allowLocalFile: true }).catch((error: Error) =>
     refuse(`it cannot be read as GGUF: ${error.message}`, error),
   );
   if (!parsed.littleEndian) refuse("its numbers are big-endian; convert it for little-endian machines");
@@ -75,5 +86,22 @@ export async function parseGguf(file: string): Promise<GgufHeader> {
     tensors[name] = { file, dtype, ggml: number, shape, offset, bytes };
   }
   const metadata = Object.fromEntries(Object.entries(parsed.metadata).map(([key, value]) => [key, plain(value)]));
-  return { metadata, tensors };
+  const factors: Record<string, number[]> = {};
+  for (const name of factorNames) {
+    const tensor = tensors[name];
+    if (!tensor) continue;
+    const { dtype, shape, bytes } = tensor;
+    if (dtype !== "F32" || shape.length !== 1 || bytes > maxFactorBytes)
+      refuse(`tensor ${name} is ${dtype} [${shape.join(", ")}]; it must be a short F32 vector`);
+    factors[name] = Array.from(new Float32Array(await readBytes(tensor, remote)));
+  }
+  return { metadata, tensors, factors };
+}
+
+function readBytes({ file, offset, bytes }: StoredTensor, remote?: RemoteFile): Promise<ArrayBuffer> {
+  const end = offset + bytes;
+  if (!remote) return Bun.file(file).slice(offset, end).arrayBuffer();
+  return remote
+    .fetch(file, { headers: { Range: `bytes=${offset}-${end - 1}` } })
+    .then((answer) => answer.arrayBuffer());
 }

@@ -42,23 +42,54 @@ export function readGguf(path: string): GgufHeader {
   const key = `${path} ${stat.size} ${stat.mtimeMs}`;
   const before = kept.get(key);
   if (before) return before;
-  const headers = ggufFiles(path).map(readInChild);
-  const tensors: Record<string, StoredTensor> = Object.create(null);
-  for (const header of headers) Object.assign(tensors, header.tensors);
-  const header = { metadata: headers[0]!.metadata, tensors };
+  const header = joined(ggufFiles(path).map(readInChild));
   kept.set(key, header);
   return header;
 }
 
-const patienceMs = 60_000;
+/** The same of files that are not here, in order; token: of the hub, or undefined. Reads the headers and no weights. */
+export async function readRemoteGguf(
+  files: readonly { url: string; bytes: number }[],
+  token: string | undefined,
+): Promise<GgufHeader> {
+  const headers: GgufHeader[] = [];
+  for (const { url, bytes } of files) {
+    const child = Bun.spawn([...childCommand, url, String(bytes)], {
+      ...childOptions,
+      stderr: "pipe",
+      env: { ...process.env, HF_TOKEN: token },
+    });
+    const [text, errors, code] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+      child.exited,
+    ]);
+    headers.push(headerOf(url, code, text, errors));
+  }
+  return joined(headers);
+}
+
+function joined(headers: readonly GgufHeader[]): GgufHeader {
+  const tensors: Record<string, StoredTensor> = Object.create(null);
+  const factors: Record<string, number[]> = {};
+  for (const header of headers) {
+    Object.assign(tensors, header.tensors);
+    Object.assign(factors, header.factors);
+  }
+  return { metadata: headers[0]!.metadata, tensors, factors };
+}
+
+const childCommand = [process.execPath, join(import.meta.dir, "gguf-child.ts")];
+const childOptions = { stdin: "ignore", stdout: "pipe", timeout: 60_000 } as const;
 
 function readInChild(file: string): GgufHeader {
-  const child = Bun.spawnSync([process.execPath, join(import.meta.dir, "gguf-child.ts"), file], {
-    stdin: "ignore",
-    timeout: patienceMs,
-  });
-  if (child.exitCode === 0) return JSON.parse(child.stdout.toString());
-  const said = child.stderr.toString().trim();
+  const child = Bun.spawnSync([...childCommand, file], childOptions);
+  return headerOf(file, child.exitCode, child.stdout.toString(), child.stderr.toString());
+}
+
+function headerOf(file: string, exitCode: number | null, output: string, errors: string): GgufHeader {
+  if (exitCode === 0) return JSON.parse(output);
+  const said = errors.trim();
   throw new KvaError(
     "model",
     said.startsWith(file) ? said : `${file}: reading its header failed: ${said || "no answer"}`,

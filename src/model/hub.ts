@@ -27,7 +27,14 @@ function accessToken(): string | undefined {
   return existsSync(file) ? readFileSync(file, "utf8").trim() || undefined : undefined;
 }
 
-async function download(id: HubModel, watch: Watch): Promise<void> {
+/** What a model takes of its repository: a commit, and files of it. */
+export interface Remote {
+  /** its revision is the commit */
+  source: Source;
+  wanted: ListFileEntry[];
+}
+
+export async function remoteModel(id: HubModel, watch: Watch): Promise<Remote> {
   const token = accessToken();
   const source: Source = {
     repo: id.repo,
@@ -37,9 +44,14 @@ async function download(id: HubModel, watch: Watch): Promise<void> {
     fetch: impatient(watch),
   };
   const { commit, files } = await listing(source, id);
-  const wanted = wantedFiles(files, id);
+  return { source: { ...source, revision: commit }, wanted: wantedFiles(files, id) };
+}
+
+async function download(id: HubModel, watch: Watch): Promise<void> {
+  const { source, wanted } = await remoteModel(id, watch);
+  const { revision: commit } = source;
   const folder = repositoryFolder(id.repo);
-  const transfer = new Transfer({ ...source, revision: commit }, folder, wanted, watch);
+  const transfer = new Transfer(source, folder, wanted, watch);
   checkSpace(transfer.missingBytes, id);
   for (const file of wanted) await transfer.take(file).catch((error) => refuse(error, source, id));
   if (id.revision === commit) return;
@@ -110,7 +122,7 @@ function checkSpace(missing: number, { repo }: HubModel): void {
 }
 
 /** What went wrong, and what to do, in one sentence. */
-function refuse(error: unknown, { hubUrl, accessToken: token }: Source, { repo, revision }: HubModel): never {
+export function refuse(error: unknown, { hubUrl, accessToken: token }: Source, { repo, revision }: HubModel): never {
   if (error instanceof KvaError) throw error;
   const fail = (text: string): never => {
     throw new KvaError("model", text, { cause: error });

@@ -11,6 +11,11 @@ export function readJson(path: string): unknown {
   } catch (error) {
     throw new KvaError("model", `${path} cannot be read: ${reason(error)}`, { cause: error });
   }
+  return parsedJson(text, path);
+}
+
+/** `path` stands in the error. */
+export function parsedJson(text: string, path: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {

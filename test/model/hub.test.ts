@@ -14,9 +14,11 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readWanted } from "../../src/cli/devices-memory.ts";
 import { progressText } from "../../src/cli/download.ts";
 import { readConfig } from "../../src/model/config.ts";
 import { obtainModel } from "../../src/model/hub.ts";
+import { remoteFacts } from "../../src/model/hub-facts.ts";
 import { hubId } from "../../src/model/locate.ts";
 import { readCheckpoint } from "../../src/model/safetensors.ts";
 import { KvaError } from "../../src/native/error.ts";
@@ -215,6 +217,53 @@ test("a repository of GGUF files: one is named, its parts come along", async () 
   expect(readdirSync(join(folder(), "snapshots", commit))).toEqual(["a.gguf"]);
   await obtainModel("org/tiny/b-00001-of-00002.gguf", watch);
   expect(readdirSync(join(folder(), "snapshots", commit)).sort()).toEqual(Object.keys(repo.files).sort());
+});
+
+test("what a model needs is known from its config.json; no weights come, and nothing stays", async () => {
+  const { requests, url } = await serve({ ...plain, token: "hf_right" });
+  process.env.HF_TOKEN = "hf_right";
+  const facts = (await remoteFacts("org/tiny", watch))!;
+  expect(facts.config).toEqual(readConfig(root));
+  const weights = Object.entries(files).filter(([name]) => name.endsWith(".safetensors"));
+  expect(facts.fileBytes).toBe(weights.reduce((sum, [, data]) => sum + data.length, 0));
+  expect(requests.filter((line) => line.includes("/resolve/")).every((line) => line.includes("config.json"))).toBe(
+    true,
+  );
+  expect(existsSync(folder())).toBe(false);
+
+  const wanted = await readWanted({ model_path: "org/tiny", acceleration: [], length: [512] });
+  expect([wanted.config, wanted.fileBytes]).toEqual([facts.config, facts.fileBytes]);
+  process.env.HF_HUB_OFFLINE = "1";
+  await expect(readWanted({ model_path: "org/tiny", acceleration: [] })).rejects.toThrow(
+    "HF_HUB_OFFLINE is set, so nothing is downloaded: unset it, or get it with: hf download org/tiny",
+  );
+  delete process.env.HF_HUB_OFFLINE;
+  process.env.HF_ENDPOINT = "http://127.0.0.1:9";
+  await expect(readWanted({ model_path: "org/tiny", acceleration: [] })).rejects.toThrow("cannot be reached");
+  process.env.HF_ENDPOINT = url;
+  await obtainModel("org/tiny", watch);
+  expect(await remoteFacts("org/tiny", watch)).toBeUndefined(); // it is here now
+});
+
+test("of a GGUF file the header comes, and one that is cut is refused by its name", async () => {
+  const long = new Uint8Array(gguf.length + 3_000_000);
+  long.set(gguf);
+  const { requests } = await serve({ ...plain, token: "hf_right", files: { "a.gguf": long } });
+  process.env.HF_TOKEN = "hf_right";
+  const { config, fileBytes } = (await remoteFacts("org/tiny/a.gguf", watch))!;
+  const local = join(scratch, "a.gguf");
+  writeFileSync(local, gguf);
+  expect([config, fileBytes]).toEqual([readConfig(local), long.length]);
+  const ranges = requests.flatMap((line) => {
+    const [, first, last] = /a\.gguf bytes=(\d+)-(\d+)$/.exec(line) ?? [];
+    return last === undefined ? [] : [Number(last) - Number(first) + 1];
+  });
+  expect(ranges.reduce((sum, bytes) => sum + bytes, 0)).toBeWithin(1, 2_100_000);
+  expect(existsSync(folder())).toBe(false);
+  await hub!.close();
+
+  await serve({ ...plain, files: { "b.gguf": gguf.slice(0, 900) } });
+  await expect(remoteFacts("org/tiny/b.gguf", watch)).rejects.toThrow(/b\.gguf: .*(GGUF|header)/);
 });
 
 test("which words are ids of the hub", () => {
