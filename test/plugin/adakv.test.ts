@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import plugin, { officialHeadRows } from "../../plugins/adakv.ts";
 import { Scope } from "../../src/native/scope.ts";
+import { resolveParams } from "../../src/plugin/params.ts";
 import { eachBackend } from "../support/backends.ts";
 import { expectBest, range } from "../support/choice.ts";
 import { generate, methodOf, openEngine, randomIds, request } from "../support/engine.ts";
@@ -13,6 +14,13 @@ import { topkCounts } from "../support/reference-heads.ts";
 import * as reference from "../support/reference-scores.ts";
 
 const sum = (list: readonly number[]) => list.reduce((all, x) => all + x, 0);
+
+test("a window that fills the capacity, an even kernel and a floor above 1 are refused", () => {
+  const refused = (overrides: Record<string, unknown>) => () => resolveParams(plugin, "paper", overrides);
+  expect(refused({ capacity: 32 })).toThrow(/capacity must be above window/);
+  expect(refused({ kernel: 2 })).toThrow(/odd/);
+  expect(refused({ floor: 1.1 })).toThrow(/floor: must be a number from 0 to 1/);
+});
 
 describe("the authors' rule", () => {
   test("a floor and a share of the best rows, halves to even", () => {

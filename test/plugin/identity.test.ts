@@ -83,9 +83,10 @@ eachBackend("kept positions", (backend) => {
   });
 
   test("cache positions beside KIVI or ThinK, whose rows cannot turn, are refused", () => {
+    expect(methodOf("CakeKV@official+KIVI").parts[0]!.params).toMatchObject({ allocation: "official", decode: "none" });
     for (const other of ["KIVI", "ThinK"]) {
       const { parts } = methodOf(`H2O[capacity=20]+${other}`);
-      expect(parts[0]!.params).toMatchObject({ positions: "original", rolling: false });
+      expect(parts[0]!.params).toMatchObject({ positions: "original", rolling: other === "KIVI" });
       const both = () => methodOf(`H2O[capacity=20,positions=cache]+${other}`);
       expect(both).toThrow(/h2o.positions: must be original beside/);
     }

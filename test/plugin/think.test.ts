@@ -2,11 +2,12 @@
 import { expect, test } from "bun:test";
 import think from "../../plugins/think.ts";
 import { Batch } from "../../src/native/kv.ts";
+import { attentionDecode as nativeDecode } from "../../src/native/ops.ts";
 import { Scope } from "../../src/native/scope.ts";
 import { channelScores, keepChannels, quantize } from "../../src/native/segments.ts";
 import { Tensor } from "../../src/native/tensor.ts";
 import { eachBackend } from "../support/backends.ts";
-import { padded } from "../support/cache.ts";
+import { padded, randomQueries } from "../support/cache.ts";
 import { generate, methodOf, openEngine, randomIds, request, trace, traceOf } from "../support/engine.ts";
 import { row } from "../support/guarded.ts";
 import { hooksOf, type Prompt, prompted, runPrefill, scaleOf } from "../support/hooks.ts";
@@ -119,6 +120,61 @@ eachBackend("ThinK", (backend) => {
       const zeros = keys.filter((key) => key === 0).length;
       expect(zeros).toBe(short ? Math.floor(0.4 * 64) : 0);
     }
+  });
+
+  test("T1: decode over short keys is decode over a cache with zeros in their place, on the CPU bit for bit", () => {
+    const shape = { ...shapes[0]!, dtype: "float32" as const };
+    using scope = new Scope(backend.context);
+    const qkv = new Random(21).normals(150 * columnsOf(shape));
+    const [short, zeroed] = [prompted(scope, shape, qkv), prompted(scope, shape, qkv)];
+    runPrefill(scope, hooksOf(think, {}, shape).hooks, short);
+    for (let h = 0; h < shape.kvHeads; h++) {
+      const { keys } = readHead(scope, short.twin.cache, h);
+      zeroed.twin.cache.write(0, h, "keys", scope.own(Tensor.from(backend.context, keys, 150, shape.headDim)));
+    }
+    const outs = [short, zeroed].map(({ twin }) => {
+      twin.cache.seek(150, 0);
+      const batch = scope.own(Batch.create(backend.context, 1));
+      batch.set([twin.cache]);
+      const q = randomQueries(scope, new Random(3), twin, 1);
+      const out = scope.tensor("float32", 1, q.tensor.columns);
+      nativeDecode(batch, 0, q.tensor, scaleOf(shape.headDim), 0, out);
+      return out.toFloats();
+    });
+    if (backend.name === "cpu") expect(outs[0]).toEqual(outs[1]!);
+    else expect(relativeError(outs[0]!, outs[1]!)).toBeLessThan(3e-6);
+  });
+
+  test("T4: of channels with equal scores the lower ones stay", () => {
+    using scope = new Scope(backend.context);
+    const shape = { kvHeads: 2, groupSize: 4, headDim: 32, dtype: "float32" as const };
+    const prompt = prompted(scope, shape, new Array(40 * columnsOf(shape)).fill(1));
+    runPrefill(scope, hooksOf(think, {}, shape).hooks, prompt);
+    for (const h of [0, 1]) {
+      const { keys } = readHead(scope, prompt.twin.cache, h);
+      expect(Array.from(keys.subarray(0, 32))).toEqual(Array.from({ length: 32 }, (_, c) => (c < 20 ? 1 : 0)));
+    }
+  });
+
+  test("T8: where the queries of a group are equal, its mask is that of each of them alone", () => {
+    using scope = new Scope(backend.context);
+    const [grouped, alone] = [shapes[0]!, { ...shapes[0]!, groupSize: 1 }];
+    const random = new Random(22);
+    const rows = Array.from({ length: 90 }, () => [0, 1, 2, 3, 4, 5].map(() => Array.from(random.normals(64))));
+    const zeros = [grouped, alone].map((shape) => {
+      const qkv = rows.flatMap(([a, b, ...rest]) =>
+        [a!, b!]
+          .flatMap((q) => new Array(shape.groupSize).fill(q))
+          .concat(rest)
+          .flat(),
+      );
+      const prompt = prompted(scope, { ...shape, dtype: "float32" }, qkv);
+      runPrefill(scope, hooksOf(think, {}, { ...shape, dtype: "float32" }).hooks, prompt);
+      return [0, 1].map((h) =>
+        Array.from(readHead(scope, prompt.twin.cache, h).keys.subarray(0, 64), (key) => key === 0),
+      );
+    });
+    expect(zeros[0]).toEqual(zeros[1]!);
   });
 
   test("the order of rows changes nothing", () => {
