@@ -2,8 +2,8 @@
 // A few blocks stay on each multiprocessor and go through the items; each warp's loads run ahead across the borders of items, so that memory
 // never rests while an item begins or is merged.
 // floor: the bytes of keys and values at copy bandwidth, 0.179 ms at 128K rows, 8 KV heads of 128, bf16.
-// measured (H100 80GB, 2026-11-25): 0.227 ms with the merge of 512 splits, 0.27 before blocks stayed resident; 54 us at 32K (floor 45).
-// gap: 21 %: about 8 us are the merge; the rest is not explained yet (2.5 TB/s while the kernel runs).
+// measured (H100 80GB, 2026-11-25): 0.194 ms alone under Nsight Compute, 0.214 with the merge of 513 splits and two launches; 0.067 at 32K (floor 0.045).
+// gap: 8 % of the kernel, which keeps the memory at 84 % of its peak (2.8 TB/s); the merge takes 9 us, launches from the host the rest.
 #include "../device/attention_decode.cuh"
 #include "../device/mma.cuh"
 

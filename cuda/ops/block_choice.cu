@@ -1,5 +1,8 @@
 // How many columns reach a share of a row, and which they are, by radix descent: a block has a row, or the rows of a group one after the
 // other. Numbers of blocks from numbers of columns; distance of distributions.
+// floor: 0.09 ms: scores of 1024 x 1024 blocks and 32 heads, read twice at the rate of a copy, for XAttention's choice at 128K.
+// measured (H100 80GB, 2026-11-25): 2.2 ms for XAttention, 6.8 ms for FlexPrefill's two choices together.
+// gap: a descent goes over a row four times and more, with barriers between; FlexPrefill gives the million entries of a head to one block.
 #include "../core/cuda.h"
 #include "../device/order.cuh"
 #include "../device/reduce.cuh"

@@ -1,4 +1,8 @@
 // Pages of rows: bounds of their keys, what a query can score on them at most, and the choice of those that attention reads.
+// floor: the bounds of every page at the rate of a copy: an eighth of the keys with pages of 16 rows, 11 us a layer at 128K rows and 8 KV heads.
+// measured (H100 80GB, 2026-11-25): a step that reads 2048 rows of 128K takes 2.67 ms on 8 layers, one that reads 2048 rows of a short cache 1.9: scores,
+// choice and bounds take 97 us a layer. At 32K 7.02 ms on 32 layers beside 6.1.
+// gap: one block of a head chooses, and goes over the scores five times.
 #include "../core/pages.h"
 
 #include "../core/cuda.h"
