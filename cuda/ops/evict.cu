@@ -1,8 +1,7 @@
-// Eviction and merging while decoding: many rows by side value, one by pooled probabilities, many by those pooled in order of rank; a row's value
-// merged into those after it.
+// Eviction and merging while decoding: many rows by side value, one by pooled probabilities; a row's value merged into those after it.
 #include "../core/cuda.h"
 #include "../core/segments.h"
-#include "../device/cache_rows.cuh"
+#include "../device/drop_rows.cuh"
 #include "../device/order.cuh"
 #include "../device/reduce.cuh"
 #include "ops.h"
@@ -13,49 +12,7 @@ namespace {
 
 using namespace device;
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr uint64_t kNone = UINT64_MAX;
-
-struct HeadArgs {
-  KvSeq* const* sequences;
-  int layer, head_dim, row_words, side_arrays;
-};
-
-HeadArgs head_args(Batch& batch, int32_t first_sequence, int32_t layer, int words) {
-  return {batch.table + first_sequence, layer, batch.shape().head_dim, words, batch.shape().side_arrays};
-}
-
-// The smallest key of a block and its row, in every thread; -1 where no thread has one. May be used again at once.
-struct Smallest {
-  uint64_t keys[kWarps];
-  int places[kWarps];
-
-  __device__ int find(uint64_t key, int place) {
-    const auto take = [&](uint64_t other_key, int other_place) {
-      if (other_key >= key) return;
-      key = other_key;
-      place = other_place;
-    };
-#pragma unroll
-    for (int offset = 16; offset > 0; offset >>= 1) take(__shfl_xor_sync(kAllLanes, key, offset), __shfl_xor_sync(kAllLanes, place, offset));
-    if (threadIdx.x % 32 == 0) {
-      keys[threadIdx.x / 32] = key;
-      places[threadIdx.x / 32] = place;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) take(keys[warp], places[warp]);
-    __syncthreads();
-    return key == kNone ? -1 : place;
-  }
-};
-
-// The last row moves into the place of `row`; `length` is that before. The whole block calls it.
-template <class Word>
-__device__ void drop_row(const RowArrays& arrays, int row, int length, const HeadArgs& args) {
-  if (threadIdx.x < 32 && row != length - 1) copy_row<Word>(arrays, length - 1, arrays, row, args.row_words, args.side_arrays);
-  __syncthreads();
-}
+constexpr int kThreads = kDropThreads, kWarps = kDropWarps;
 
 template <class Word>
 __global__ void __launch_bounds__(kThreads) drop_lowest_kernel(const HeadArgs args, int rows, int side, int recent, int interval) {
@@ -68,7 +25,7 @@ __global__ void __launch_bounds__(kThreads) drop_lowest_kernel(const HeadArgs ar
   if (live - rows < interval) return;
   const RowArrays arrays(*head);
   for (; live > rows; --live) {
-    uint64_t key = kNone;
+    uint64_t key = kNoRow;
     int place = -1;
     for (int row = threadIdx.x; row < length; row += kThreads) {
       if (arrays.pos[row] < 0 || arrays.pos[row] > newest) continue;
@@ -107,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) pooled_victim_kernel(const HeadArgs 
   KvHead* head = layer_heads(args.sequences[blockIdx.y], args.layer) + blockIdx.x;
   const int length = head->len, count = length - recent, at = blockIdx.y * gridDim.x + blockIdx.x;
   const float* p = probs + at * stride;
-  uint64_t key = kNone;
+  uint64_t key = kNoRow;
   int place = -1;
   for (int row = threadIdx.x; length > rows && row < count; row += kThreads) {
     float sum = 0;
@@ -161,107 +118,6 @@ __global__ void __launch_bounds__(kThreads) shift_rows_kernel(const HeadArgs arg
   shift_up<kSliceRows>(column, args.row_words, victim, head->len, threadIdx.x / kSliceWords, mine);
 }
 
-struct RankArgs {
-  const float* probs;
-  int64_t probs_stride;
-  int32_t* scratch; // [sequences * kvHeads, columns]
-  int columns, side, rows, recent, width;
-};
-
-// What a block of the kernels below works on: a head that holds more than `rows` rows, those with pos <= newest being candidates.
-struct RankedHead {
-  const KvHead* head;
-  const int32_t* pos;
-  float* value;
-  int32_t* scratch;
-  const float* probs;
-  int length, newest; // length 0: nothing to do
-
-  __device__ RankedHead(const HeadArgs& args, const RankArgs& rank) {
-    const KvSeq* sequence = args.sequences[blockIdx.z];
-    const int64_t at = int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
-    head = layer_heads(args.sequences[blockIdx.z], args.layer) + blockIdx.y;
-    pos = head->pos;
-    value = head->side[rank.side];
-    scratch = rank.scratch + at * rank.columns;
-    probs = rank.probs + at * rank.probs_stride;
-    length = head->len > rank.rows ? head->len : 0;
-    newest = sequence->position - rank.recent;
-  }
-
-  // candidates before `row` by falling value, ties by position; the whole warp calls it, and each lane gets the number
-  __device__ int rank_of(int row, bool newest_last) const {
-    const float own = value[row];
-    const int position = pos[row];
-    int before = 0;
-    for (int other = threadIdx.x % 32; other < length; other += 32) {
-      const int at = pos[other];
-      if (at > newest) continue;
-      const bool higher = value[other] > own || (value[other] == own && at < position);
-      before += newest_last && position == newest ? at < newest : (newest_last && at == newest ? false : higher);
-    }
-    return warp_sum(before);
-  }
-};
-
-// scratch[i] = the i-th candidate; a warp for each row.
-__global__ void __launch_bounds__(kThreads) rank_rows_kernel(const HeadArgs args, const RankArgs rank) {
-  const RankedHead head(args, rank);
-  const int row = blockIdx.x * kWarps + threadIdx.x / 32;
-  if (row >= head.length || head.pos[row] > head.newest) return;
-  const int at = head.rank_of(row, true);
-  if (threadIdx.x % 32 == 0) head.scratch[at] = row;
-}
-
-// Candidates' values become the means of probs over their neighbours by rank; a thread for each.
-__global__ void __launch_bounds__(kThreads) pool_ranked_kernel(const HeadArgs args, const RankArgs rank) {
-  __shared__ float shared[kWarps];
-  const RankedHead head(args, rank);
-  if (head.length == 0) return;
-  float own = 0;
-  for (int row = threadIdx.x; row < head.length; row += kThreads) own += head.pos[row] <= head.newest ? 1 : 0;
-  const int count = static_cast<int>(block_sum<kThreads>(own, shared)), at = blockIdx.x * kThreads + threadIdx.x, half = rank.width / 2;
-  if (at >= count) return;
-  float sum = 0;
-  for (int j = max(0, at - half); j <= min(count - 1, at + half); ++j) sum += head.probs[head.scratch[j]];
-  head.value[head.scratch[at]] = sum / float(rank.width);
-}
-
-// scratch[row] = 1 for rows that go; a warp for each row.
-__global__ void __launch_bounds__(kThreads) mark_ranked_kernel(const HeadArgs args, const RankArgs rank) {
-  const RankedHead head(args, rank);
-  const int row = blockIdx.x * kWarps + threadIdx.x / 32;
-  if (row >= head.length) return;
-  const bool candidate = head.pos[row] <= head.newest;
-  const int before = candidate ? head.rank_of(row, false) : 0;
-  if (threadIdx.x % 32 == 0) head.scratch[row] = candidate && before >= rank.rows - rank.recent ? 1 : 0;
-}
-
-// Marked rows go, from the last one on, so that one that moves into a gap is never marked.
-template <class Word>
-__global__ void __launch_bounds__(kThreads) drop_marked_kernel(const HeadArgs args, const RankArgs rank) {
-  __shared__ Smallest smallest;
-  const RankedHead ranked(args, rank);
-  if (ranked.length == 0) return;
-  const RowArrays arrays(*ranked.head);
-  int length = ranked.length;
-  for (int end = length;;) {
-    uint64_t key = kNone;
-    int place = -1;
-    for (int row = threadIdx.x; row < end; row += kThreads) {
-      if (ranked.scratch[row] == 0) continue;
-      key = UINT32_MAX - uint32_t(row);
-      place = row;
-    }
-    place = smallest.find(key, place);
-    if (place < 0) break;
-    drop_row<Word>(arrays, place, length, args);
-    length -= 1;
-    end = place;
-  }
-  if (threadIdx.x == 0) layer_heads(args.sequences[blockIdx.z], args.layer)[blockIdx.y].len = length;
-}
-
 struct MergeArgs {
   int side, rows, sinks, targets, decision;
   uint32_t seed;
@@ -290,7 +146,7 @@ __global__ void __launch_bounds__(kThreads) merge_row_kernel(const HeadArgs args
   if (length <= merge.rows) return;
   const RowArrays arrays(*head);
 
-  uint64_t key = kNone;
+  uint64_t key = kNoRow;
   int from = -1;
   const int wanted = sequence->position - merge.recent;
   for (int row = merge.sinks + threadIdx.x; row < length; row += kThreads) {
@@ -401,24 +257,6 @@ void merge_oldest(Context& context, Batch& batch, int32_t first_sequence, int32_
 void merge_recent(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,
                   int32_t recent, int32_t targets, int32_t decision, uint32_t seed) {
   merge_row(context, batch, first_sequence, sequences, layer, {side, rows, 0, targets, decision, seed, recent});
-}
-
-void keep_ranked(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix probs, int32_t side, int32_t rows,
-                 int32_t recent, int32_t width) {
-  const int kv_heads = batch.shape().kv_heads, columns = std::min(probs.columns, batch.splits * split_rows);
-  if (sequences == 0 || columns == 0) return;
-  const cudaStream_t stream = stream_of(context);
-  RankArgs rank = {probs.row<float>(int64_t(first_sequence) * kv_heads), probs.stride, nullptr, columns, side, rows, recent, width};
-  rank.scratch = static_cast<int32_t*>(context.scratch(int64_t(sequences) * kv_heads * columns * sizeof(int32_t)));
-  const dim3 by_warp(divide_up(columns, kWarps), kv_heads, sequences), by_thread(divide_up(columns, kThreads), kv_heads, sequences);
-  with_row_word(batch.shape(), [&](auto word, int words) {
-    const HeadArgs args = head_args(batch, first_sequence, layer, words);
-    rank_rows_kernel<<<by_warp, kThreads, 0, stream>>>(args, rank);
-    pool_ranked_kernel<<<by_thread, kThreads, 0, stream>>>(args, rank);
-    mark_ranked_kernel<<<by_warp, kThreads, 0, stream>>>(args, rank);
-    drop_marked_kernel<decltype(word)><<<dim3(1, kv_heads, sequences), kThreads, 0, stream>>>(args, rank);
-  });
-  check_launch();
 }
 
 void divide_ramp(Context& context, Matrix x, float start, float step, Matrix out) {
