@@ -21,6 +21,8 @@ __device__ __forceinline__ float warp_max(float value) {
   return value;
 }
 
+__device__ __forceinline__ float warp_min(float value) { return -warp_max(-value); }
+
 // Threads is a multiple of 32; `shared` holds Threads / 32 values and may be used again at once.
 template <int Threads>
 __device__ __forceinline__ float block_sum(float value, float* shared) {

@@ -15,7 +15,7 @@ struct Warp {
   static constexpr int32_t lanes = 32;
   const int32_t lane;
   __device__ void sync() const { __syncwarp(); }
-  __device__ float min(float x) const { return -device::warp_max(-x); }
+  __device__ float min(float x) const { return device::warp_min(x); }
   __device__ float max(float x) const { return device::warp_max(x); }
 };
 

@@ -33,8 +33,6 @@ __global__ void __launch_bounds__(kThreads) pack_rows_kernel(const __grid_consta
     tasks.run<DeviceNumber, T>(task, from, to, args.head_dim);
 }
 
-__device__ __forceinline__ float warp_min(float value) { return -device::warp_max(-value); }
-
 // One warp: the word that the codes of a lane and its neighbours make, the lowest lane's first.
 __device__ __forceinline__ uint32_t gather_word(uint32_t code, int bits) {
   const int each = 32 / bits;
@@ -55,7 +53,7 @@ __device__ void quantize_value_group(const Segments<DeviceNumber, T>& segments, 
     low = fminf(low, x);
     high = fmaxf(high, x);
   }
-  const Scale scale = make_scale<DeviceNumber>(warp_min(low), device::warp_max(high), bits);
+  const Scale scale = make_scale<DeviceNumber>(device::warp_min(low), device::warp_max(high), bits);
   if (lane == 0) head.value_scales[int64_t(row) * (segments.head_dim / width) + group] = scale;
   uint32_t* to = head.packed_v + int64_t(row) * words_of(segments.head_dim, bits) + group * width * bits / 32;
   for (int c = lane; c < width; c += 32) {

@@ -6,6 +6,7 @@ import type { Completion, EngineOptions, MethodSpec, Request } from "../../src/e
 import type { ModelConfig } from "../../src/model/config.ts";
 import { shapeConfig } from "../../src/model/shapes.ts";
 import type { Ceilings } from "./device.ts";
+import { engineOptions } from "./engine-options.ts";
 import { gib, median, type Row } from "./row.ts";
 
 export interface Plan {
@@ -47,11 +48,8 @@ export class Runner {
     const options: EngineOptions = {
       model: { shape, ...(layers === undefined ? {} : { layers }), seed: 42 },
       device,
-      dtype: "bfloat16",
-      prefillChunk: 4096,
-      threads: 0,
+      ...engineOptions,
       memoryLimit,
-      graphs: true,
     };
     return new Runner(options, await EngineProcess.start(options), shapeConfig(shape, layers));
   }

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { EngineProcess } from "../../src/bench/engine-process.ts";
 import { planWeights, targets } from "../../src/model/plan.ts";
 import { shapeConfig, shapeJson } from "../../src/model/shapes.ts";
+import { engineOptions } from "../bench/engine-options.ts";
 
 const [, , folder = "/tmp/loading", shape = "llama-3.1-8b", device = "cuda:0"] = process.argv;
 const PIECE = 64 << 20;
@@ -68,11 +69,7 @@ for (let run = 1; run <= 3; run++) {
   const engine = await EngineProcess.start({
     model: { dir: folder },
     device,
-    dtype: "bfloat16",
-    prefillChunk: 4096,
-    threads: 0,
-    memoryLimit: 0,
-    graphs: true,
+    ...engineOptions,
   });
   clearInterval(timer);
   const seconds = engine.info.loadMs / 1000;

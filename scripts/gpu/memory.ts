@@ -4,6 +4,7 @@ import { estimateMemory, totalOf } from "../../src/engine/estimate.ts";
 import { loadMethod } from "../../src/engine/method.ts";
 import { parseMethods } from "../../src/plugin/compose.ts";
 import { loadPlugins, ownPlugins } from "../../src/plugin/loader.ts";
+import { engineOptions } from "../bench/engine-options.ts";
 
 const [device = "cuda:0", shapes = "llama-3.2-1b,llama-3.1-8b", lengths = "4096,32768"] = process.argv.slice(2);
 const names = ["Full", "SnapKV", "KIVI", "H2O", "CakeKV", "XAttention"];
@@ -18,16 +19,8 @@ console.log(`|---|--:|---|${"--:|".repeat(7)}`);
 for (const shape of shapes.split(",")) {
   for (const promptTokens of lengths.split(",").map(Number)) {
     for (const name of names) {
-      const options = {
-        device,
-        dtype: "bfloat16",
-        prefillChunk: 4096,
-        threads: 0,
-        memoryLimit: 0,
-        graphs: true,
-      } as const;
       // a fresh engine: the peak of a kind is that of its whole life
-      const engine = Engine.load({ ...options, model: { shape, seed: 1 } });
+      const engine = Engine.load({ ...engineOptions, device, model: { shape, seed: 1 } });
       const spec = parseMethods([name], [], registry, engine.model)[0]!;
       const ids = Array.from({ length: promptTokens }, (_, i) => (i * 7919) % engine.config.vocabSize);
       const sampling = { temperature: 0, topP: 1, topK: 0, seed: 0 };
@@ -38,11 +31,11 @@ for (const shape of shapes.split(",")) {
       const estimated = totalOf(
         estimateMemory({
           config,
-          dtype: "bfloat16",
+          dtype: engineOptions.dtype,
           method,
           promptTokens,
           newTokens,
-          prefillChunk: 4096,
+          prefillChunk: engineOptions.prefillChunk,
           backend: device.startsWith("cuda") ? "cuda" : "cpu",
         }),
       );

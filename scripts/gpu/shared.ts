@@ -6,20 +6,13 @@ import { formatBytes } from "../../src/bench/format.ts";
 import { WeightHolders } from "../../src/bench/weight-holders.ts";
 import { whyNotShared } from "../../src/cli/sharing.ts";
 import type { EngineOptions, MethodSpec, Request } from "../../src/engine/protocol.ts";
+import { engineOptions } from "../bench/engine-options.ts";
 
 const { BACKEND = "cuda", SHAPE = "llama-3.1-8b", PROMPT = "4096", COUNTS = "1,2,4", MODEL } = process.env;
 const device = `${BACKEND}:0`;
 const full: MethodSpec = { label: "Full", parts: [], hash: "full" };
 const model = MODEL === undefined ? { shape: SHAPE, seed: 42 } : { dir: MODEL };
-const common = {
-  model,
-  device,
-  dtype: "bfloat16",
-  prefillChunk: 4096,
-  threads: 0,
-  memoryLimit: 0,
-  graphs: true,
-} as const;
+const common = { ...engineOptions, model, device };
 const ids = Array.from({ length: Number(PROMPT) }, (_, n) => 1 + ((n * 7919) % 400));
 const sampling = { temperature: 0, topK: 0, topP: 1, seed: 0 };
 const request: Request = { id: "one", ids, maxNewTokens: 32, stopIds: [], ignoreStop: true, sampling };

@@ -13,6 +13,7 @@ import { weightBytes } from "../../src/model/plan.ts";
 import { Context, Tensor } from "../../src/native/tensor.ts";
 import { parseMethods } from "../../src/plugin/compose.ts";
 import { loadPlugins, ownPlugins } from "../../src/plugin/loader.ts";
+import { engineOptions } from "../bench/engine-options.ts";
 
 const {
   BACKEND = "cuda",
@@ -33,8 +34,7 @@ const breathe = async () => {};
 
 function open(device: string, shape = SHAPE, layers?: number): Engine {
   const model = { shape, seed: 42, ...(layers === undefined ? {} : { layers }) };
-  const common = { dtype: "bfloat16", prefillChunk: 4096, threads: 0, memoryLimit: 0, graphs: true } as const;
-  return Engine.load({ model, device, ...common });
+  return Engine.load({ ...engineOptions, model, device });
 }
 
 function prompt(length: number, id: number, maxNewTokens: number, vocabulary: number): Request {
