@@ -126,7 +126,7 @@ inline bool takes_packs(const Matrix& matrix) {
 }
 
 template <class A, class B>
-constexpr auto divide_up(A a, B b) {
+KVA_HOST_DEVICE constexpr auto divide_up(A a, B b) {
   return (a + b - 1) / b;
 }
 

@@ -26,7 +26,6 @@ struct DecodeArgs {
   const int32_t* page_counts; // with pages: how many of each head; -1: all rows are read
   int64_t pages_stride;
   float* scores;        // NULL, or [sequences * heads, splits * split_rows]
-  float2* norms;        // [sequences * heads]: max, sum of 2^(score - max) over all rows
   float* partial_out;   // [sequences * heads, splits, head_dim]: sum of 2^(score - max) * v
   float2* partial_sums; // [sequences * heads, splits]: max, sum of 2^(score - max)
 
@@ -150,11 +149,10 @@ __device__ __forceinline__ void write_decode_split(const DecodeArgs& args, const
   const int64_t row = block.head_row(args, head);
   if (args.splits == 1) {
     write_decode_out(args, block.sequence, block.first_head + head, column, sum > 0 ? out / sum : 0);
-    if (column == 0) args.norms[row] = {max, sum};
   } else {
     args.partial_out[(row * args.splits + block.split) * args.head_dim + column] = out;
-    if (column == 0) args.partial_sums[row * args.splits + block.split] = {max, sum};
   }
+  if (column == 0) args.partial_sums[row * args.splits + block.split] = {max, sum};
 }
 
 // Each launches its kernel for every item.

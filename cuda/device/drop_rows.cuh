@@ -2,11 +2,12 @@
 #pragma once
 #include "../core/cuda.h"
 #include "cache_rows.cuh"
+#include "early_launch.cuh"
 #include "reduce.cuh"
 
 namespace kva {
 
-constexpr int kDropThreads = 256, kDropWarps = kDropThreads / 32;
+constexpr int kDropThreads = 512, kDropWarps = kDropThreads / 32;
 constexpr uint64_t kNoRow = UINT64_MAX;
 
 struct HeadArgs {

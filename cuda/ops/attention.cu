@@ -14,17 +14,70 @@ using namespace device;
 constexpr int kThreads = 256;
 constexpr float kLog2E = 1.4426950408889634f;
 
+struct ProbsArgs {
+  float* out; // NULL, or [sequences * kv_heads, stride]
+  int64_t stride;
+  int columns;
+  __host__ __device__ static int parts(const DecodeArgs& args, int threads) { // blocks of a query head
+    return divide_up<int>(divide_up<int64_t>(args.score_stride(), threads), args.group());
+  }
+};
+
+// probs[s * kvHeads + h, row] = mean over the group of 2^(score - max) / sum. The heads of a group share its rows: block (part, head, sequence)
+// has Threads of them.
+template <int Threads>
+__device__ __forceinline__ void write_probabilities(const DecodeArgs& args, const ProbsArgs& probs, int part) {
+  constexpr int kHeads = 8; // of the group at a time
+  __shared__ float2 norms[kHeads];
+  const int group = args.group(), kv_head = blockIdx.y / group, row = (part * group + blockIdx.y % group) * Threads + threadIdx.x;
+  const int length = layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head].len, rows = min(length, probs.columns);
+  if (row - int(threadIdx.x) >= rows) return;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, splits = min((length + split_rows - 1) / split_rows, args.splits);
+  const int64_t first_head = int64_t(blockIdx.z) * args.heads + kv_head * group;
+  float prob = 0;
+  for (int first = 0; first < group; first += kHeads) {
+    const int heads = min(kHeads, group - first);
+    float scores[kHeads];
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i) scores[i] = i < heads && row < rows ? args.scores[(first_head + first + i) * args.score_stride() + row] : -INFINITY;
+    __syncthreads(); // the norms before have been used
+    for (int i = warp; i < heads; i += Threads / 32) {
+      const float2* sums = args.partial_sums + (first_head + first + i) * args.splits;
+      float max = -INFINITY, sum = 0;
+      for (int split = lane; split < splits; split += 32) max = fmaxf(max, sums[split].x);
+      max = warp_max(max);
+      for (int split = lane; split < splits && max > -INFINITY; split += 32) sum = fmaf(exp2f(sums[split].x - max), sums[split].y, sum);
+      sum = warp_sum(sum);
+      if (lane == 0) norms[i] = {max, sum};
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i)
+      if (i < heads && scores[i] > -INFINITY) prob += exp2f(scores[i] - norms[i].x) / norms[i].y;
+  }
+  if (row < rows) probs.out[(int64_t(blockIdx.z) * args.kv_heads + kv_head) * probs.stride + row] = prob / group;
+}
+
+template <int Threads>
+__global__ void __launch_bounds__(Threads) probabilities_kernel(const DecodeArgs args, const ProbsArgs probs) {
+  wait_for_inputs();
+  write_probabilities<Threads>(args, probs, blockIdx.x);
+}
+
 // out = sum over splits of 2^(max_s - max) * out_s, over the same sum of sums; a block has Columns of one query head, Threads / Columns splits at a
 // time. What it reads first is asked for at once: the sums of all splits and the outs of the first Ahead times as many.
 // Few splits are merged by few blocks, which leave room for those of the next kernel: they fetch their first weights meanwhile.
 // measured (H100 80GB, 2026-11-25): 8.9 us for 513 splits of 32 heads, 16 us where 128 blocks did it; for short contexts 512 blocks instead of 128 made
 // a step of 32 layers 0.26 ms slower.
+// Blocks behind those of the columns write the probabilities, where they are wanted.
 template <int Threads, int Columns, int Ahead>
-__global__ void __launch_bounds__(Threads) merge_splits_kernel(const DecodeArgs args) {
+__global__ void __launch_bounds__(Threads) merge_splits_kernel(const DecodeArgs args, const ProbsArgs probs) {
   constexpr int kRows = Threads / Columns, kChunk = Ahead * kRows, kWarps = Threads / 32;
   __shared__ float outs[kWarps][Columns], shared[kWarps], shares[kChunk];
   let_next_start();
   wait_for_inputs();
+  const int parts = divide_up(args.head_dim, Columns);
+  if (blockIdx.x >= parts) return write_probabilities<Threads>(args, probs, blockIdx.x - parts);
   const int head = blockIdx.y, place = threadIdx.x % Columns, row = threadIdx.x / Columns, column = blockIdx.x * Columns + place;
   const int kv_head = head / args.group();
   const int length = decode_rows(args, layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head], int64_t(blockIdx.z) * args.kv_heads + kv_head);
@@ -61,7 +114,6 @@ __global__ void __launch_bounds__(Threads) merge_splits_kernel(const DecodeArgs 
     }
   }
   sum = block_sum<Threads>(sum, shared);
-  if (threadIdx.x == 0 && blockIdx.x == 0) args.norms[at] = {max, sum};
 #pragma unroll
   for (int offset = Columns; offset < 32; offset *= 2) out += __shfl_xor_sync(kAllLanes, out, offset);
   if (threadIdx.x % 32 < Columns) outs[threadIdx.x / 32][place] = out;
@@ -74,24 +126,9 @@ __global__ void __launch_bounds__(Threads) merge_splits_kernel(const DecodeArgs 
 }
 
 template <int Threads, int Columns, int Ahead>
-void merge_splits(const DecodeArgs& args, cudaStream_t stream) {
-  const dim3 grid(divide_up(args.head_dim, Columns), args.heads, args.count);
-  launch_early(merge_splits_kernel<Threads, Columns, Ahead>, grid, Threads, 0, stream, args);
-}
-
-// probs[s * kvHeads + h, row] = mean over the group of 2^(score - max) / sum; grid: rows, KV heads, sequences
-__global__ void __launch_bounds__(kThreads) probabilities_kernel(const DecodeArgs args, float* probs, int64_t stride, int columns) {
-  const int row = blockIdx.x * kThreads + threadIdx.x, kv_head = blockIdx.y, group = args.group();
-  const int length = layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head].len;
-  if (row >= min(length, columns)) return;
-  const int64_t first = int64_t(blockIdx.z) * args.heads + kv_head * group;
-  float sum = 0;
-  for (int i = 0; i < group; ++i) {
-    const float score = args.scores[(first + i) * args.score_stride() + row];
-    const float2 norm = args.norms[first + i];
-    sum += score == -INFINITY ? 0 : exp2f(score - norm.x) / norm.y;
-  }
-  probs[(int64_t(blockIdx.z) * args.kv_heads + kv_head) * stride + row] = sum / group;
+void merge_splits(const DecodeArgs& args, const ProbsArgs& probs, cudaStream_t stream) {
+  const int blocks = divide_up(args.head_dim, Columns) + (probs.out != nullptr ? ProbsArgs::parts(args, Threads) : 0);
+  launch_early(merge_splits_kernel<Threads, Columns, Ahead>, dim3(blocks, args.heads, args.count), Threads, 0, stream, args, probs);
 }
 
 // Parts of the scratch, the same for every layer; with all of them, so that capturing finds room for any decode step.
@@ -103,7 +140,6 @@ int64_t place_scratch(DecodeArgs& args, int sequences, char* scratch) {
     return part;
   };
   const int64_t rows = int64_t(sequences) * args.heads;
-  args.norms = reinterpret_cast<float2*>(take(rows * 8));
   args.partial_sums = reinterpret_cast<float2*>(take(rows * args.splits * 8));
   args.partial_out = reinterpret_cast<float*>(take(rows * args.splits * args.head_dim * 4));
   args.scores = reinterpret_cast<float*>(take(rows * args.score_stride() * 4));
@@ -162,11 +198,13 @@ void attend_packed_rows(const DecodeArgs& args, int32_t dtype, bool codes, cudaS
   });
 }
 
-void merge_all_splits(const DecodeArgs& args, cudaStream_t stream) {
+void merge_all_splits(const DecodeArgs& args, const ProbsArgs& probs, cudaStream_t stream) {
   if (args.splits > 128)
-    merge_splits<256, 8, 16>(args, stream);
+    merge_splits<256, 8, 16>(args, probs, stream);
   else if (args.splits > 1)
-    args.splits > 32 ? merge_splits<512, 32, 8>(args, stream) : merge_splits<128, 32, 8>(args, stream);
+    args.splits > 32 ? merge_splits<512, 32, 8>(args, probs, stream) : merge_splits<128, 32, 8>(args, probs, stream);
+  else if (probs.out != nullptr)
+    launch_early(probabilities_kernel<kThreads>, dim3(ProbsArgs::parts(args, kThreads), args.heads, args.count), kThreads, 0, stream, args, probs);
 }
 
 }  // namespace
@@ -193,11 +231,7 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
     attend_packed_rows(args, dtype, all_codes(batch, layer, q), stream);
   else
     attend_rows(args, dtype, stream);
-  merge_all_splits(args, stream);
-  if (!probs) return;
-  const dim3 grid(divide_up(args.score_stride(), kThreads), args.kv_heads, sequences);
-  probabilities_kernel<<<grid, kThreads, 0, stream>>>(args, static_cast<float*>(probs.data), probs.stride, probs.columns);
-  check_launch();
+  merge_all_splits(args, {static_cast<float*>(probs.data), probs.stride, probs.columns}, stream);
 }
 
 void attention_decode_pages(Context& context, Batch& batch, int32_t layer, Matrix q, float scale, int32_t most_rows, Matrix pages, Matrix counts,
@@ -214,7 +248,7 @@ void attention_decode_pages(Context& context, Batch& batch, int32_t layer, Matri
   args.pages_stride = pages.stride;
   args.page_counts = counts.row<int32_t>(0);
   attend_rows(args, batch.shape().dtype, stream);
-  merge_all_splits(args, stream);
+  merge_all_splits(args, {}, stream);
 }
 
 void attention_prefill(Context& context, Kv& kv, int32_t layer, int32_t first_row, Matrix q, float scale, int32_t window, Matrix out,

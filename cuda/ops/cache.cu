@@ -1,6 +1,6 @@
 // The cache's rows: keeping some of them, in order; dropping one a step; adding to side arrays; rotating the sinks or every key; the position counters.
 #include "../core/cuda.h"
-#include "../device/cache_rows.cuh"
+#include "../device/drop_rows.cuh"
 #include "../device/order.cuh"
 #include "../device/reduce.cuh"
 #include "../device/rotation.cuh"
@@ -38,73 +38,59 @@ __global__ void __launch_bounds__(kThreads) keep_rows_kernel(const __grid_consta
 }
 
 // A head's row with the smallest key, if it holds more than `rows`, makes room: the last row moves into its place, but among codes it is marked.
-struct DropArgs {
-  KvSeq* const* sequences;
-  int layer, rows, row_words, side_arrays;
+struct DropChoice {
+  int rows;
   int sinks;        // by age: rows before this one stay
   int side, recent; // by side value: rows with position > counter - recent stay
 };
 
 template <class Word, bool BySide>
-__global__ void __launch_bounds__(kThreads) drop_row_kernel(const DropArgs args) {
-  __shared__ uint64_t keys[kWarps];
-  __shared__ int places[kWarps];
+__global__ void __launch_bounds__(kDropThreads, 1) drop_row_kernel(const HeadArgs args, const DropChoice choice) {
+  __shared__ Smallest smallest;
+  let_next_start();
+  wait_for_inputs();
   KvSeq* sequence = args.sequences[blockIdx.y];
   KvHead* head = layer_heads(sequence, args.layer) + blockIdx.x;
-  const int length = head->len, newest = sequence->position - args.recent, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  if (live_rows(*head) <= args.rows) return;
-
-  uint64_t key = UINT64_MAX;
-  int place = -1;
-  for (int row = (BySide ? 0 : args.sinks) + threadIdx.x; row < length; row += kThreads) {
-    const int position = head->pos[row];
-    if (BySide && (position < 0 || position > newest)) continue; // by age, a marked row is the youngest
-    const uint64_t value = BySide ? ordered_bits(head->side[args.side][row]) : 0;
-    const uint64_t candidate = value << 32 | static_cast<uint32_t>(position);
-    if (candidate < key) {
-      key = candidate;
-      place = row;
-    }
-  }
-  const auto take_smaller = [&](uint64_t other_key, int other_place) {
-    if (other_key >= key) return;
-    key = other_key;
-    place = other_place;
-  };
-#pragma unroll
-  for (int offset = 16; offset > 0; offset >>= 1) take_smaller(__shfl_xor_sync(~0u, key, offset), __shfl_xor_sync(~0u, place, offset));
-  if (lane == 0) {
-    keys[warp] = key;
-    places[warp] = place;
-  }
-  __syncthreads();
-  if (warp > 0) return;
-  for (int other = 1; other < kWarps; ++other) take_smaller(keys[other], places[other]);
-  place = __shfl_sync(~0u, place, 0);
-  if (place < 0) return;
-  if (marks_dropped(*head)) {
-    if (lane == 0) mark_dropped(head, place);
-    return;
-  }
   const RowArrays arrays(*head);
-  if (place != length - 1) copy_row<Word>(arrays, length - 1, arrays, place, args.row_words, args.side_arrays);
-  if (lane == 0) head->len = length - 1;
+  const int length = head->len, newest = sequence->position - choice.recent;
+  const bool marks = marks_dropped(*head);
+  if (live_rows(*head) <= choice.rows) return;
+
+  const float* values = head->side[choice.side];
+  uint64_t key = kNoRow;
+  int place = -1;
+#pragma unroll 4
+  for (int row = (BySide ? 0 : choice.sinks) + threadIdx.x; row < length; row += kDropThreads) {
+    const int position = arrays.pos[row]; // by age, a marked row is the youngest
+    const uint64_t value = BySide ? ordered_bits(values[row]) : 0;
+    const uint64_t candidate = BySide && (position < 0 || position > newest) ? kNoRow : value << 32 | static_cast<uint32_t>(position);
+    if (candidate >= key) continue;
+    key = candidate;
+    place = row;
+  }
+  place = smallest.find(key, place);
+  if (place < 0) return;
+  if (!marks) drop_row<Word>(arrays, place, length, args);
+  if (threadIdx.x > 0) return;
+  if (marks)
+    mark_dropped(head, place);
+  else
+    head->len = length - 1;
 }
 
 template <bool BySide>
-void drop_row(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, DropArgs args) {
+void drop_one_row(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, const DropChoice& choice) {
   if (sequences == 0) return;
-  args.sequences = batch.table + first_sequence;
-  args.side_arrays = batch.shape().side_arrays;
   with_row_word(batch.shape(), [&](auto word, int words) {
-    args.row_words = words;
-    drop_row_kernel<decltype(word), BySide><<<dim3(batch.shape().kv_heads, sequences), kThreads, 0, stream_of(context)>>>(args);
+    launch_early(drop_row_kernel<decltype(word), BySide>, dim3(batch.shape().kv_heads, sequences), kDropThreads, 0, stream_of(context),
+                 head_args(batch, first_sequence, layer, words), choice);
   });
-  check_launch();
 }
 
 __global__ void __launch_bounds__(kThreads) accumulate_kernel(KvSeq* const* sequences, int layer, const float* probs, int64_t stride, int columns, int side,
                                                               float factor, float decay) {
+  let_next_start();
+  wait_for_inputs();
   KvSeq* sequence = sequences[blockIdx.z];
   const KvHead* head = layer_heads(sequence, layer) + blockIdx.y;
   const int row = blockIdx.x * kThreads + threadIdx.x;
@@ -139,6 +125,8 @@ __device__ __forceinline__ void turn_part(const TurnArgs& args, const float* inv
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) rotate_sinks_kernel(const TurnArgs args) {
+  let_next_start();
+  wait_for_inputs();
   KvSeq* sequence = args.sequences[blockIdx.y];
   const KvHead* head = layer_heads(sequence, args.layer) + blockIdx.x;
   const int dropped = sequence->position + 1 - head->len, rows = min(args.sinks, head->len), rest = args.head_dim - 2 * args.pairs;
@@ -154,6 +142,7 @@ __global__ void __launch_bounds__(kThreads) rotate_sinks_kernel(const TurnArgs a
 // A warp for each row, of KV head blockIdx.y of sequence blockIdx.z.
 template <class T>
 __global__ void __launch_bounds__(kThreads) rotate_slots_kernel(const TurnArgs args) {
+  wait_for_inputs();
   KvSeq* sequence = args.sequences[blockIdx.z];
   const KvHead* head = layer_heads(sequence, args.layer) + blockIdx.y;
   const int row = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32, length = head->len;
@@ -181,6 +170,8 @@ TurnArgs turn_args(Batch& batch, int32_t first_sequence, int32_t layer, const Ma
 }
 
 __global__ void advance_kernel(KvSeq* const* sequences, int count) {
+  let_next_start();
+  wait_for_inputs();
   const int s = blockIdx.x * blockDim.x + threadIdx.x;
   if (s < count) sequences[s]->position += 1;
 }
@@ -215,20 +206,11 @@ void keep_rows(Context& context, const KvShape& shape, const KvHead* from, const
 }
 
 void keep_at_most(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t rows, int32_t sinks) {
-  DropArgs args = {};
-  args.layer = layer;
-  args.rows = rows;
-  args.sinks = sinks;
-  drop_row<false>(context, batch, first_sequence, sequences, args);
+  drop_one_row<false>(context, batch, first_sequence, sequences, layer, {rows, sinks, 0, 0});
 }
 
 void drop_lowest(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t rows, int32_t side, int32_t recent) {
-  DropArgs args = {};
-  args.layer = layer;
-  args.rows = rows;
-  args.side = side;
-  args.recent = recent;
-  drop_row<true>(context, batch, first_sequence, sequences, args);
+  drop_one_row<true>(context, batch, first_sequence, sequences, layer, {rows, 0, side, recent});
 }
 
 void accumulate(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix probs, int32_t side, float factor,
@@ -237,9 +219,8 @@ void accumulate(Context& context, Batch& batch, int32_t first_sequence, int32_t 
   const int64_t columns = std::min<int64_t>(probs.columns, int64_t(batch.splits) * split_rows);
   if (sequences == 0 || columns == 0) return;
   const dim3 grid(divide_up(columns, kThreads), kv_heads, sequences);
-  accumulate_kernel<<<grid, kThreads, 0, stream_of(context)>>>(batch.table + first_sequence, layer, probs.row<float>(int64_t(first_sequence) * kv_heads),
-                                                               probs.stride, static_cast<int>(columns), side, factor, decay);
-  check_launch();
+  launch_early(accumulate_kernel, grid, kThreads, 0, stream_of(context), batch.table + first_sequence, layer,
+               probs.row<float>(int64_t(first_sequence) * kv_heads), probs.stride, static_cast<int>(columns), side, factor, decay);
 }
 
 void rotate_sinks(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t sinks, Matrix inv_freq,
@@ -250,9 +231,8 @@ void rotate_sinks(Context& context, Batch& batch, int32_t first_sequence, int32_
   args.sinks = sinks;
   args.unrotated_rows = shape.unrotated_rows;
   with_device_type(shape.dtype, [&](auto type) {
-    rotate_sinks_kernel<decltype(type)><<<dim3(shape.kv_heads, sequences), kThreads, 0, stream_of(context)>>>(args);
+    launch_early(rotate_sinks_kernel<decltype(type)>, dim3(shape.kv_heads, sequences), kThreads, 0, stream_of(context), args);
   });
-  check_launch();
 }
 
 void rotate_slots(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix inv_freq, bool interleaved,
@@ -262,16 +242,14 @@ void rotate_slots(Context& context, Batch& batch, int32_t first_sequence, int32_
   if (sequences == 0 || blocks == 0) return;
   const TurnArgs args = turn_args(batch, first_sequence, layer, inv_freq, interleaved, mscale);
   with_device_type(shape.dtype, [&](auto type) {
-    rotate_slots_kernel<decltype(type)><<<dim3(blocks, shape.kv_heads, sequences), kThreads, 0, stream_of(context)>>>(args);
+    launch_early(rotate_slots_kernel<decltype(type)>, dim3(blocks, shape.kv_heads, sequences), kThreads, 0, stream_of(context), args);
   });
-  check_launch();
 }
 
 void advance(Context& context, Batch& batch) {
   const int32_t sequences = batch.sequences();
   if (sequences == 0) return;
-  advance_kernel<<<divide_up(sequences, 32), 32, 0, stream_of(context)>>>(batch.table, sequences);
-  check_launch();
+  launch_early(advance_kernel, dim3(divide_up(sequences, 32)), 32, 0, stream_of(context), batch.table, sequences);
 }
 
 }  // namespace kva

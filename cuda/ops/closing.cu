@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "../core/cuda.h"
+#include "../device/early_launch.cuh"
 #include "../device/number.cuh"
 #include "../device/reduce.cuh"
 #include "ops.h"
@@ -63,6 +64,8 @@ __device__ void close_rows(uint32_t* x, int columns, int first, int end, const R
 template <class T>
 __global__ void __launch_bounds__(kThreads) close_dropped_kernel(KvSeq* const* sequences, int layer, int head_dim, int side_arrays) {
   extern __shared__ int32_t rows[];
+  device::let_next_start();
+  device::wait_for_inputs();
   KvHead* entry = layer_heads(sequences[blockIdx.y], layer) + blockIdx.x;
   const KvHead head = *entry;
   if (!closing_is_due(head)) return;
@@ -91,10 +94,9 @@ void close_dropped(Context& context, Batch& batch, int32_t first_sequence, int32
   int32_t residual = 0;
   for (int32_t s = first_sequence; s < first_sequence + sequences; ++s) residual = std::max(residual, batch.kvs[s]->layer(layer)[0].packing.residual);
   with_device_type(shape.dtype, [&](auto type) {
-    close_dropped_kernel<decltype(type)><<<dim3(shape.kv_heads, sequences), kThreads, residual * sizeof(int32_t), stream_of(context)>>>(
-        batch.table + first_sequence, layer, shape.head_dim, shape.side_arrays);
+    launch_early(close_dropped_kernel<decltype(type)>, dim3(shape.kv_heads, sequences), kThreads, residual * sizeof(int32_t), stream_of(context),
+                 batch.table + first_sequence, layer, shape.head_dim, shape.side_arrays);
   });
-  check_launch();
 }
 
 }  // namespace kva

@@ -15,8 +15,10 @@ using namespace device;
 constexpr int kThreads = kDropThreads, kWarps = kDropWarps;
 
 template <class Word>
-__global__ void __launch_bounds__(kThreads) drop_lowest_kernel(const HeadArgs args, int rows, int side, int recent, int interval) {
+__global__ void __launch_bounds__(kThreads, 1) drop_lowest_kernel(const HeadArgs args, int rows, int side, int recent, int interval) {
   __shared__ Smallest smallest;
+  let_next_start();
+  wait_for_inputs();
   KvSeq* sequence = args.sequences[blockIdx.y];
   KvHead* head = layer_heads(sequence, args.layer) + blockIdx.x;
   const int newest = sequence->position - recent;
@@ -24,12 +26,15 @@ __global__ void __launch_bounds__(kThreads) drop_lowest_kernel(const HeadArgs ar
   int length = head->len, live = live_rows(*head);
   if (live - rows < interval) return;
   const RowArrays arrays(*head);
+  const float* values = head->side[side];
   for (; live > rows; --live) {
     uint64_t key = kNoRow;
     int place = -1;
+#pragma unroll 4
     for (int row = threadIdx.x; row < length; row += kThreads) {
-      if (arrays.pos[row] < 0 || arrays.pos[row] > newest) continue;
-      const uint64_t candidate = uint64_t(ordered_bits(arrays.side[side][row])) << 32 | uint32_t(arrays.pos[row]);
+      const int position = arrays.pos[row];
+      const uint64_t value = ordered_bits(values[row]);
+      const uint64_t candidate = position < 0 || position > newest ? kNoRow : value << 32 | uint32_t(position);
       if (candidate >= key) continue;
       key = candidate;
       place = row;
@@ -48,6 +53,8 @@ __global__ void __launch_bounds__(kThreads) drop_lowest_kernel(const HeadArgs ar
 
 template <class T>
 __global__ void __launch_bounds__(32) note_norms_kernel(const HeadArgs args, int side, int p, float factor) {
+  let_next_start();
+  wait_for_inputs();
   const KvHead* head = layer_heads(args.sequences[blockIdx.y], args.layer) + blockIdx.x;
   if (head->len == 0) return;
   const T* x = static_cast<const T*>(head->k) + int64_t(key_slot(*head, head->len - 1)) * args.head_dim;
@@ -61,6 +68,8 @@ __global__ void __launch_bounds__(32) note_norms_kernel(const HeadArgs args, int
 __global__ void __launch_bounds__(kThreads) pooled_victim_kernel(const HeadArgs args, const float* probs, int64_t stride, int rows, int recent, int half,
                                                                  int* victims) {
   __shared__ Smallest smallest;
+  let_next_start();
+  wait_for_inputs();
   KvHead* head = layer_heads(args.sequences[blockIdx.y], args.layer) + blockIdx.x;
   const int length = head->len, count = length - recent, at = blockIdx.y * gridDim.x + blockIdx.x;
   const float* p = probs + at * stride;
@@ -80,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) pooled_victim_kernel(const HeadArgs 
   if (place >= 0) head->len = length - 1;
 }
 
-constexpr int kSliceWords = 8, kSliceRows = kThreads / kSliceWords, kDepth = 8;
+constexpr int kSliceWords = 2, kSliceRows = kThreads / kSliceWords, kDepth = 8;
 
 // Elements [i + 1] become [i] for i from `first` to `end`, in the block's columns: Rows rows at once, each read by all before one is written.
 template <int Rows, class Word>
@@ -101,7 +110,8 @@ __device__ void shift_up(Word* column, int64_t stride, int first, int end, int r
 // Grid: slices of the words of a row's key, value and, where it is kept, unrotated key (the last slice: positions and side arrays), KV heads,
 // sequences. Order stays.
 template <class Word>
-__global__ void __launch_bounds__(kThreads) shift_rows_kernel(const HeadArgs args, const int* victims) {
+__global__ void __launch_bounds__(kThreads, 1) shift_rows_kernel(const HeadArgs args, const int* victims) {
+  wait_for_inputs();
   const int victim = victims[blockIdx.z * gridDim.y + blockIdx.y];
   if (victim < 0) return;
   const KvHead* head = layer_heads(args.sequences[blockIdx.z], args.layer) + blockIdx.y;
@@ -112,8 +122,7 @@ __global__ void __launch_bounds__(kThreads) shift_rows_kernel(const HeadArgs arg
   }
   const int word = blockIdx.x * kSliceWords + threadIdx.x % kSliceWords;
   const int part = word / args.row_words;
-  void* const parts[] = {head->k, head->v, head->unrotated_k};
-  Word* column = static_cast<Word*>(parts[min(part, 2)]) + word % args.row_words;
+  Word* column = static_cast<Word*>(part == 0 ? head->k : part == 1 ? head->v : head->unrotated_k) + word % args.row_words;
   const bool mine = part < 2 || (part == 2 && head->unrotated_k != nullptr);
   shift_up<kSliceRows>(column, args.row_words, victim, head->len, threadIdx.x / kSliceWords, mine);
 }
@@ -136,15 +145,18 @@ __device__ __forceinline__ float merge_weight(float ratio, int decision, float d
 
 // Shared memory: the rows of the targets by distance from the row that merges, -1 where there is none.
 template <class T, class Word>
-__global__ void __launch_bounds__(kThreads) merge_row_kernel(const HeadArgs args, const MergeArgs merge) {
+__global__ void __launch_bounds__(kThreads, 1) merge_row_kernel(const HeadArgs args, const MergeArgs merge) {
   extern __shared__ int slots[];
   __shared__ Smallest smallest;
   __shared__ float sums[kWarps];
+  let_next_start();
+  wait_for_inputs();
   KvSeq* sequence = args.sequences[blockIdx.y];
   KvHead* head = layer_heads(sequence, args.layer) + blockIdx.x;
   const int length = head->len;
   if (length <= merge.rows) return;
   const RowArrays arrays(*head);
+  const float* mass = head->side[merge.side];
 
   uint64_t key = kNoRow;
   int from = -1;
@@ -164,30 +176,39 @@ __global__ void __launch_bounds__(kThreads) merge_row_kernel(const HeadArgs args
     const int distance = arrays.pos[row] - position;
     if (distance > 0 && distance <= merge.targets) slots[distance - 1] = row;
     if (merge.recent == 0 || distance <= 0) continue;
-    sum += arrays.side[merge.side][row];
+    sum += mass[row];
     count += 1;
   }
   __syncthreads();
   for (int i = threadIdx.x; merge.recent == 0 && i < merge.targets; i += kThreads) {
     if (slots[i] < 0) continue;
-    sum += arrays.side[merge.side][slots[i]];
+    sum += mass[slots[i]];
     count += 1;
   }
   sum = block_sum<kThreads>(sum, sums);
   count = block_sum<kThreads>(count, sums);
 
-  float ratio = count > 0 ? arrays.side[merge.side][from] / (sum / count) : 0;
+  float ratio = count > 0 ? mass[from] / (sum / count) : 0;
   ratio = isnan(ratio) ? 0 : fminf(fmaxf(ratio, 0), 1);
   const float draw = unit(philox(merge.seed, args.layer, sequence->stream, position, blockIdx.x, 0).word[0]);
   const float weight = merge_weight(ratio, merge.decision, draw);
   if (weight > 0 && count > 0) {
     T* values = static_cast<T*>(arrays.v);
     const float divisor = merge.recent > 0 ? float(merge.targets) : count;
-    for (int i = threadIdx.x; i < merge.targets * args.head_dim; i += kThreads) {
-      const int slot = slots[i / args.head_dim], d = i % args.head_dim;
-      if (slot < 0) continue;
-      T* to = values + int64_t(slot) * args.head_dim + d;
-      *to = narrow<T>(__fadd_rn(widen(*to), __fmul_rn(weight, widen(values[int64_t(from) * args.head_dim + d])) / divisor));
+    const T* own = values + int64_t(from) * args.head_dim;
+    const int elements = merge.targets * args.head_dim;
+    for (int base = threadIdx.x; base < elements; base += kThreads * kDepth) { // all of a run are read before one is written
+      T* to[kDepth];
+      float merged[kDepth];
+#pragma unroll
+      for (int i = 0; i < kDepth; ++i) {
+        const int at = base + i * kThreads, slot = at < elements ? slots[at / args.head_dim] : -1, d = at % args.head_dim;
+        to[i] = slot < 0 ? nullptr : values + int64_t(slot) * args.head_dim + d;
+        if (slot >= 0) merged[i] = __fadd_rn(widen(*to[i]), __fmul_rn(weight, widen(own[d])) / divisor);
+      }
+#pragma unroll
+      for (int i = 0; i < kDepth; ++i)
+        if (to[i] != nullptr) *to[i] = narrow<T>(merged[i]);
     }
   }
   if (merge.recent > 0) return;
@@ -200,12 +221,10 @@ void merge_row(Context& context, Batch& batch, int32_t first_sequence, int32_t s
   const KvShape& shape = batch.shape();
   with_device_type(shape.dtype, [&](auto type) {
     with_row_word(shape, [&](auto word, int words) {
-      merge_row_kernel<decltype(type), decltype(word)>
-          <<<dim3(shape.kv_heads, sequences), kThreads, merge.targets * int64_t(sizeof(int)), stream_of(context)>>>(
-              head_args(batch, first_sequence, layer, words), merge);
+      launch_early(merge_row_kernel<decltype(type), decltype(word)>, dim3(shape.kv_heads, sequences), kThreads, merge.targets * sizeof(int),
+                   stream_of(context), head_args(batch, first_sequence, layer, words), merge);
     });
   });
-  check_launch();
 }
 
 __global__ void __launch_bounds__(kThreads) divide_ramp_kernel(const float* x, int64_t x_stride, float start, float step, float* out, int64_t out_stride,
@@ -219,18 +238,16 @@ __global__ void __launch_bounds__(kThreads) divide_ramp_kernel(const float* x, i
 void drop_lowest_every(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t rows, int32_t side,
                        int32_t recent, int32_t interval) {
   with_row_word(batch.shape(), [&](auto word, int words) {
-    drop_lowest_kernel<decltype(word)><<<dim3(batch.shape().kv_heads, sequences), kThreads, 0, stream_of(context)>>>(
-        head_args(batch, first_sequence, layer, words), rows, side, recent, interval);
+    launch_early(drop_lowest_kernel<decltype(word)>, dim3(batch.shape().kv_heads, sequences), kThreads, 0, stream_of(context),
+                 head_args(batch, first_sequence, layer, words), rows, side, recent, interval);
   });
-  check_launch();
 }
 
 void note_norms(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t p, float factor) {
   with_device_type(batch.shape().dtype, [&](auto type) {
-    note_norms_kernel<decltype(type)><<<dim3(batch.shape().kv_heads, sequences), 32, 0, stream_of(context)>>>(
-        head_args(batch, first_sequence, layer, 0), side, p, factor);
+    launch_early(note_norms_kernel<decltype(type)>, dim3(batch.shape().kv_heads, sequences), 32, 0, stream_of(context),
+                 head_args(batch, first_sequence, layer, 0), side, p, factor);
   });
-  check_launch();
 }
 
 void drop_pooled(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, Matrix probs, int32_t rows,
@@ -241,12 +258,11 @@ void drop_pooled(Context& context, Batch& batch, int32_t first_sequence, int32_t
   const bool unrotated = batch.shape().unrotates_every_row();
   with_row_word(batch.shape(), [&](auto word, int words) {
     const HeadArgs args = head_args(batch, first_sequence, layer, words);
-    pooled_victim_kernel<<<dim3(kv_heads, sequences), kThreads, 0, stream>>>(args, probs.row<float>(int64_t(first_sequence) * kv_heads), probs.stride, rows,
-                                                                             recent, width / 2, victims);
-    check_launch();
-    shift_rows_kernel<decltype(word)><<<dim3(divide_up((unrotated ? 3 : 2) * words, kSliceWords) + 1, kv_heads, sequences), kThreads, 0, stream>>>(args, victims);
+    launch_early(pooled_victim_kernel, dim3(kv_heads, sequences), kThreads, 0, stream, args, probs.row<float>(int64_t(first_sequence) * kv_heads),
+                 probs.stride, rows, recent, width / 2, victims);
+    const dim3 slices(divide_up((unrotated ? 3 : 2) * words, kSliceWords) + 1, kv_heads, sequences);
+    launch_early(shift_rows_kernel<decltype(word)>, slices, kThreads, 0, stream, args, victims);
   });
-  check_launch();
 }
 
 void merge_oldest(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, int32_t side, int32_t rows,

@@ -1,7 +1,6 @@
 // Scores over all heads and budgets of each head: means and sums of rows, shared probabilities, as many rows in each head as it may hold.
 #include "../core/cuda.h"
-#include "../device/cache_rows.cuh"
-#include "../device/reduce.cuh"
+#include "../device/drop_rows.cuh"
 #include "ops.h"
 
 namespace kva {
@@ -9,7 +8,7 @@ namespace {
 
 using namespace device;
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) fill_at_kernel(float* x, int64_t x_stride, int columns, const int32_t* index, int64_t index_stride, int count,
                                                            float value) {
@@ -45,6 +44,8 @@ __global__ void __launch_bounds__(kSumThreads) row_sums_kernel(const float* x, i
 // Grid: row blocks, sequences. A thread has one row of all heads, whose numbers of rows may differ.
 __global__ void __launch_bounds__(kThreads) accumulate_shared_kernel(KvSeq* const* sequences, int layer, const float* probs, int64_t stride, int columns,
                                                                      int kv_heads, int side, float factor, float decay) {
+  let_next_start();
+  wait_for_inputs();
   const KvHead* heads = layer_heads(sequences[blockIdx.y], layer);
   const int row = blockIdx.x * kThreads + threadIdx.x;
   if (row >= columns) return;
@@ -62,47 +63,39 @@ __global__ void __launch_bounds__(kThreads) accumulate_shared_kernel(KvSeq* cons
 constexpr int kMostHeads = 64; // of a launch: their limits are its arguments
 
 struct KeepEachArgs {
-  KvSeq* const* sequences;
-  int layer, first_head, row_words, side_arrays, sinks;
+  HeadArgs heads;
+  int first_head, sinks;
   int rows[kMostHeads];
 };
 
 // The oldest row past the sinks makes room, if the head holds more than its rows: the last row moves into its place, but among codes it is marked.
 template <class Word>
-__global__ void __launch_bounds__(kThreads) keep_each_kernel(const __grid_constant__ KeepEachArgs args) {
-  __shared__ int oldest[kWarps], places[kWarps];
-  KvHead* head = layer_heads(args.sequences[blockIdx.y], args.layer) + args.first_head + blockIdx.x;
-  const int length = head->len, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+__global__ void __launch_bounds__(kDropThreads, 1) keep_each_kernel(const __grid_constant__ KeepEachArgs args) {
+  __shared__ Smallest smallest;
+  let_next_start();
+  wait_for_inputs();
+  KvHead* head = layer_heads(args.heads.sequences[blockIdx.y], args.heads.layer) + args.first_head + blockIdx.x;
+  const RowArrays arrays(*head);
+  const int length = head->len;
+  const bool marks = marks_dropped(*head);
   if (live_rows(*head) <= args.rows[blockIdx.x]) return;
-  int position = INT32_MAX, place = -1;
-  for (int row = args.sinks + threadIdx.x; row < length; row += kThreads) {
-    if (head->pos[row] < 0 || head->pos[row] >= position) continue;
-    position = head->pos[row];
+  uint64_t key = kNoRow;
+  int place = -1;
+#pragma unroll 4
+  for (int row = args.sinks + threadIdx.x; row < length; row += kDropThreads) {
+    const int position = arrays.pos[row];
+    if (position < 0 || uint32_t(position) >= key) continue;
+    key = uint32_t(position);
     place = row;
   }
-  const auto take = [&](int other_position, int other_place) {
-    if (other_position >= position) return;
-    position = other_position;
-    place = other_place;
-  };
-#pragma unroll
-  for (int offset = 16; offset > 0; offset >>= 1) take(__shfl_xor_sync(kAllLanes, position, offset), __shfl_xor_sync(kAllLanes, place, offset));
-  if (lane == 0) {
-    oldest[warp] = position;
-    places[warp] = place;
-  }
-  __syncthreads();
-  if (warp > 0) return;
-  for (int other = 1; other < kWarps; ++other) take(oldest[other], places[other]);
-  place = __shfl_sync(kAllLanes, place, 0);
+  place = smallest.find(key, place);
   if (place < 0) return;
-  if (marks_dropped(*head)) {
-    if (lane == 0) mark_dropped(head, place);
-    return;
-  }
-  const RowArrays arrays(*head);
-  if (place != length - 1) copy_row<Word>(arrays, length - 1, arrays, place, args.row_words, args.side_arrays);
-  if (lane == 0) head->len = length - 1;
+  if (!marks) drop_row<Word>(arrays, place, length, args.heads);
+  if (threadIdx.x > 0) return;
+  if (marks)
+    mark_dropped(head, place);
+  else
+    head->len = length - 1;
 }
 
 }  // namespace
@@ -139,10 +132,8 @@ void accumulate_shared(Context& context, Batch& batch, int32_t first_sequence, i
   const int32_t kv_heads = batch.shape().kv_heads;
   const int64_t columns = std::min<int64_t>(probs.columns, int64_t(batch.splits) * split_rows);
   if (sequences == 0 || columns == 0) return;
-  accumulate_shared_kernel<<<dim3(divide_up(columns, kThreads), sequences), kThreads, 0, stream_of(context)>>>(
-      batch.table + first_sequence, layer, probs.row<float>(int64_t(first_sequence) * kv_heads), probs.stride, static_cast<int>(columns), kv_heads, side,
-      factor, decay);
-  check_launch();
+  launch_early(accumulate_shared_kernel, dim3(divide_up(columns, kThreads), sequences), kThreads, 0, stream_of(context), batch.table + first_sequence,
+               layer, probs.row<float>(int64_t(first_sequence) * kv_heads), probs.stride, static_cast<int>(columns), kv_heads, side, factor, decay);
 }
 
 void keep_at_most_each(Context& context, Batch& batch, int32_t first_sequence, int32_t sequences, int32_t layer, const int32_t* rows,
@@ -150,13 +141,11 @@ void keep_at_most_each(Context& context, Batch& batch, int32_t first_sequence, i
   const KvShape& shape = batch.shape();
   for (int32_t begin = 0; begin < shape.kv_heads && sequences > 0; begin += kMostHeads) {
     const int32_t heads = std::min(kMostHeads, shape.kv_heads - begin);
-    KeepEachArgs args = {batch.table + first_sequence, layer, begin, 0, shape.side_arrays, sinks, {}};
-    std::copy_n(rows + begin, heads, args.rows);
     with_row_word(shape, [&](auto word, int words) {
-      args.row_words = words;
-      keep_each_kernel<decltype(word)><<<dim3(heads, sequences), kThreads, 0, stream_of(context)>>>(args);
+      KeepEachArgs args = {head_args(batch, first_sequence, layer, words), begin, sinks, {}};
+      std::copy_n(rows + begin, heads, args.rows);
+      launch_early(keep_each_kernel<decltype(word)>, dim3(heads, sequences), kDropThreads, 0, stream_of(context), args);
     });
-    check_launch();
   }
 }
 

@@ -54,6 +54,7 @@ struct RankedHead {
 
 // scratch[i] = the i-th candidate; a warp for each row.
 __global__ void __launch_bounds__(kThreads) rank_rows_kernel(const HeadArgs args, const RankArgs rank) {
+  wait_for_inputs();
   const RankedHead head(args, rank);
   const int row = blockIdx.x * kWarps + threadIdx.x / 32;
   if (row >= head.length || head.pos[row] > head.newest) return;
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(kThreads) rank_rows_kernel(const HeadArgs args
 // Candidates' values become the means of probs over their neighbours by rank; a thread for each.
 __global__ void __launch_bounds__(kThreads) pool_ranked_kernel(const HeadArgs args, const RankArgs rank) {
   __shared__ float shared[kWarps];
+  wait_for_inputs();
   const RankedHead head(args, rank);
   if (head.length == 0) return;
   float own = 0;
@@ -77,6 +79,7 @@ __global__ void __launch_bounds__(kThreads) pool_ranked_kernel(const HeadArgs ar
 
 // scratch[row] = 1 for rows that go; a warp for each row.
 __global__ void __launch_bounds__(kThreads) mark_ranked_kernel(const HeadArgs args, const RankArgs rank) {
+  wait_for_inputs();
   const RankedHead head(args, rank);
   const int row = blockIdx.x * kWarps + threadIdx.x / 32;
   if (row >= head.length) return;
@@ -89,6 +92,8 @@ __global__ void __launch_bounds__(kThreads) mark_ranked_kernel(const HeadArgs ar
 template <class Word>
 __global__ void __launch_bounds__(kThreads) drop_marked_kernel(const HeadArgs args, const RankArgs rank) {
   __shared__ Smallest smallest;
+  let_next_start();
+  wait_for_inputs();
   const RankedHead ranked(args, rank);
   if (ranked.length == 0) return;
   const RowArrays arrays(*ranked.head);
@@ -122,12 +127,11 @@ void keep_ranked(Context& context, Batch& batch, int32_t first_sequence, int32_t
   const dim3 by_warp(divide_up(columns, kWarps), kv_heads, sequences), by_thread(divide_up(columns, kThreads), kv_heads, sequences);
   with_row_word(batch.shape(), [&](auto word, int words) {
     const HeadArgs args = head_args(batch, first_sequence, layer, words);
-    rank_rows_kernel<<<by_warp, kThreads, 0, stream>>>(args, rank);
-    pool_ranked_kernel<<<by_thread, kThreads, 0, stream>>>(args, rank);
-    mark_ranked_kernel<<<by_warp, kThreads, 0, stream>>>(args, rank);
-    drop_marked_kernel<decltype(word)><<<dim3(1, kv_heads, sequences), kThreads, 0, stream>>>(args, rank);
+    launch_early(rank_rows_kernel, by_warp, kThreads, 0, stream, args, rank);
+    launch_early(pool_ranked_kernel, by_thread, kThreads, 0, stream, args, rank);
+    launch_early(mark_ranked_kernel, by_warp, kThreads, 0, stream, args, rank);
+    launch_early(drop_marked_kernel<decltype(word)>, dim3(1, kv_heads, sequences), kThreads, 0, stream, args, rank);
   });
-  check_launch();
 }
 
 }  // namespace kva

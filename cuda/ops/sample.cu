@@ -1,5 +1,6 @@
 // ids from logits: the largest, or a draw from the top_k and top_p share; log-probabilities of given ids. A block has one row.
 #include "../core/cuda.h"
+#include "../device/early_launch.cuh"
 #include "../device/order.cuh"
 #include "../device/reduce.cuh"
 #include "../device/select.cuh"
@@ -93,6 +94,8 @@ struct SampleArgs {
 
 __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs args) {
   __shared__ SelectShared shared;
+  let_next_start();
+  wait_for_inputs();
   const float* logits = args.logits + blockIdx.x * args.stride;
   const uint64_t first = first_rank(logits, args.columns, shared.sums);
   const float top = shown(logits[static_cast<uint32_t>(first)]);
@@ -132,8 +135,7 @@ __global__ void __launch_bounds__(kThreads) logprobs_kernel(const float* logits,
 void sample(Context& context, Batch& batch, Matrix logits, float temperature, int32_t top_k, float top_p, uint32_t seed, Matrix ids) {
   if (batch.sequences() == 0) return;
   const SampleArgs args = {batch.table, logits.row<float>(0), logits.stride, logits.columns, top_k, temperature, top_p, seed, ids.row<int32_t>(0)};
-  sample_kernel<<<batch.sequences(), kThreads, 0, stream_of(context)>>>(args);
-  check_launch();
+  launch_early(sample_kernel, dim3(batch.sequences()), kThreads, 0, stream_of(context), args);
 }
 
 void logprobs(Context& context, Matrix logits, Matrix ids, Matrix out) {
