@@ -163,6 +163,8 @@ void attention_decode_fma_launch(const DecodeArgs& args, cudaStream_t stream);
 template <class T>
 void attention_decode_codes_launch(const DecodeArgs& args, cudaStream_t stream); // codes that takes_codes() names, q of the cache's type, two splits or more
 template <class T>
+void attention_decode_channels_launch(const DecodeArgs& args, cudaStream_t stream); // no codes; head sizes 64 and 128, q of the cache's type
+template <class T>
 void attention_decode_segments_launch(const DecodeArgs& args, cudaStream_t stream); // packed rows of any kind
 
 }  // namespace kva

@@ -146,12 +146,27 @@ int64_t place_scratch(DecodeArgs& args, int sequences, char* scratch) {
   return bytes;
 }
 
+bool on_tensor_cores(int32_t dtype, int32_t q_dtype, int32_t head_dim) {
+  return dtype != KVA_F32 && q_dtype == dtype && (head_dim == 64 || head_dim == 128);
+}
+
+template <class Test>
+bool every_packing(Batch& batch, int32_t layer, const Test& test) {
+  return std::all_of(batch.kvs.begin(), batch.kvs.end(), [&](Kv* kv) { return test(kv->layer(layer)[0].packing); });
+}
+
 // whether attention_decode_codes_launch takes the layer of every sequence
 bool all_codes(Batch& batch, int32_t layer, const Matrix& q) {
   const KvShape& shape = batch.shape();
   if (shape.dtype == KVA_F32 || q.dtype != shape.dtype || batch.splits <= 1) return false;
   if (reinterpret_cast<uintptr_t>(q.data) % 16 != 0 || q.stride % 8 != 0) return false;
-  return std::all_of(batch.kvs.begin(), batch.kvs.end(), [&](Kv* kv) { return takes_codes(kv->layer(layer)[0].packing, shape.head_dim, shape.group()); });
+  return every_packing(batch, layer, [&](const KvPacking& packing) { return takes_codes(packing, shape.head_dim, shape.group()); });
+}
+
+// whether attention_decode_channels_launch does
+bool all_channels(Batch& batch, int32_t layer, const Matrix& q) {
+  return on_tensor_cores(batch.shape().dtype, q.dtype, batch.shape().head_dim) &&
+         every_packing(batch, layer, [](const KvPacking& packing) { return packing.key_bits == 0 && packing.value_bits == 0; });
 }
 
 DecodeArgs decode_args(Context& context, const Batch& batch) {
@@ -182,17 +197,18 @@ void attend_rows(const DecodeArgs& args, int32_t dtype, cudaStream_t stream) {
   with_device_type(dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2) {
-      if (args.q_dtype == dtype && (args.head_dim == 64 || args.head_dim == 128)) return attention_decode_mma_launch<T>(args, stream);
+      if (on_tensor_cores(dtype, args.q_dtype, args.head_dim)) return attention_decode_mma_launch<T>(args, stream);
     }
     attention_decode_fma_launch<T>(args, stream);
   });
 }
 
-void attend_packed_rows(const DecodeArgs& args, int32_t dtype, bool codes, cudaStream_t stream) {
-  with_device_type(dtype, [&](auto type) {
+void attend_packed_rows(const DecodeArgs& args, Batch& batch, const Matrix& q, cudaStream_t stream) {
+  with_device_type(batch.shape().dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2) {
-      if (codes) return attention_decode_codes_launch<T>(args, stream);
+      if (all_codes(batch, args.layer, q)) return attention_decode_codes_launch<T>(args, stream);
+      if (all_channels(batch, args.layer, q)) return attention_decode_channels_launch<T>(args, stream);
     }
     attention_decode_segments_launch<T>(args, stream);
   });
@@ -228,7 +244,7 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
   if (!probs) args.scores = nullptr;
   const bool packs = std::any_of(batch.kvs.begin(), batch.kvs.end(), [layer](Kv* kv) { return kv->packs(layer); });
   if (packs)
-    attend_packed_rows(args, dtype, all_codes(batch, layer, q), stream);
+    attend_packed_rows(args, batch, q, stream);
   else
     attend_rows(args, dtype, stream);
   merge_all_splits(args, {static_cast<float*>(probs.data), probs.stride, probs.columns}, stream);

@@ -1,5 +1,5 @@
 // Decode attention of a split whose rows are codes, keys of fewer channels, or whole, in one softmax; every cache type and head size.
-// What attention_decode_codes.cu takes does not come here.
+// What attention_decode_codes.cu and attention_decode_channels.cu take does not come here.
 // The affine map of codes stays out of the inner loops: per group of keys sum_c (q_c scale_c) code_c + sum_c q_c zero_c, and per value row
 // and group of channels (p scale) code_c + p zero. Four query heads of a group share each word that is read.
 #include "../core/cuda.h"
