@@ -65,4 +65,18 @@ inline cudaError_t encode_runs(CUtensorMap* map, CUtensorMapDataType type, const
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+// A matrix of 16-bit elements, columns a multiple of 64, as dimensions (64 columns, rows, columns / 64). A box is box_rows rows by 64 box_blocks
+// columns: in shared memory [box_blocks, box_rows, 64] in the 128-byte swizzle; what is past the end is zeros. Stride in elements, a multiple of 8.
+inline cudaError_t encode_matrix(CUtensorMap* map, CUtensorMapDataType type, const void* base, int rows, int columns, int64_t row_stride, int box_rows,
+                                 int box_blocks) {
+  PFN_cuTensorMapEncodeTiled_v12000 encode;
+  const cudaError_t error = tensor_map_encoder(&encode);
+  if (error != cudaSuccess) return error;
+  const cuuint64_t sizes[3] = {64, cuuint64_t(rows), cuuint64_t(columns / 64)}, strides[2] = {cuuint64_t(row_stride * 2), 128};
+  const cuuint32_t box[3] = {64, cuuint32_t(box_rows), cuuint32_t(box_blocks)}, steps[3] = {1, 1, 1};
+  const CUresult result = encode(map, type, 3, const_cast<void*>(base), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 }  // namespace kva

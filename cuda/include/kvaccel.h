@@ -165,12 +165,12 @@ KVA_API int32_t kva_embed(kva_tensor* table, kva_tensor* ids, kva_tensor* out);
 /* per group of weight.columns: out = x * weight / sqrt(mean(x^2) + eps); weight [1, width], x and out [rows, groups * width]; out may be x */
 KVA_API int32_t kva_rmsnorm(kva_tensor* x, kva_tensor* weight, float eps, kva_tensor* out);
 /* out = x * weight^T (+ bias) (+ out where accumulate is 1); x [rows, in], weight [out, in], bias [1, out] or NULL, out [rows, out];
- * x and weight of one type, out of that type or f32. Up to 16 rows the order of sums does not depend on the number of rows;
- * on the CPU it never does. */
+ * x and weight of one type, out of that type or f32. Up to 16 rows the order of sums does not depend on the number of rows,
+ * on sm_90 and up where in is a multiple of 64 up to 32; on the CPU it never does. */
 KVA_API int32_t kva_linear(kva_tensor* x, kva_tensor* weight, kva_tensor* bias, int32_t accumulate, kva_tensor* out);
 /* out[r, i] = silu(x[r, i]) * x[r, width + i]; x [rows, 2 * width], out [rows, width] */
 KVA_API int32_t kva_silu_mul(kva_tensor* x, kva_tensor* out);
-/* The same of x * weight^T (+ bias), in one pass over the weights for up to 16 rows on CUDA, where it is not rounded in between; x [rows, in],
+/* The same of x * weight^T (+ bias), in one pass over the weights for as few rows on CUDA, where it is not rounded in between; x [rows, in],
  * weight [2 * width, in], bias [1, 2 * width] or NULL, out [rows, width], all of one type. gate_up [rows, 2 * width] is written over.
  * Since 1.10. */
 KVA_API int32_t kva_linear_silu_mul(kva_tensor* x, kva_tensor* weight, kva_tensor* bias, kva_tensor* gate_up, kva_tensor* out);

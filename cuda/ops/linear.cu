@@ -1,4 +1,4 @@
-// out = x * weight^T (+ bias) (+ out): up to 16 rows by linear_rows.cu, above by cuBLASLt with fp32 sums and one algorithm per layer shape.
+// out = x * weight^T (+ bias) (+ out): few rows by linear_stream.cu or linear_rows.cu, above by cuBLASLt with fp32 sums and one algorithm per layer shape.
 #include "../core/cublas.h"
 #include "../core/cuda.h"
 #include "../device/linear_rows.cuh"
@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <type_traits>
 
 namespace kva {
 namespace {
@@ -148,17 +149,28 @@ void add_bias(Context& context, const Matrix& bias, const Matrix& out) {
   });
 }
 
+// false where these are too many rows for it
+bool few_rows(Context& context, const Matrix& x, const Matrix& weight, const Matrix& bias, bool accumulate, bool gated, const Matrix& out) {
+  const LinearRows args = {x.data,     weight.data, bias.data, out.data,    x.stride,   weight.stride,
+                           out.stride, x.rows,      x.columns, weight.rows, accumulate, out.dtype == KVA_F32, gated};
+  const CudaDevice& device = cuda_device(context);
+  return with_device_type(x.dtype, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (!std::is_same_v<T, float>)
+      if (linear_stream_takes<T>(args)) {
+        linear_stream_launch<T>(args, device);
+        return true;
+      }
+    if (x.rows > kLinearRowsMax) return false;
+    linear_rows_launch<T>(args, device.stream);
+    return true;
+  });
+}
+
 }  // namespace
 
 void linear(Context& context, Matrix x, Matrix weight, Matrix bias, bool accumulate, Matrix out) {
-  if (x.rows == 0 || weight.rows == 0) return;
-  if (x.rows <= kLinearRowsMax) {
-    const LinearRows args = {x.data,     weight.data, bias.data, out.data,    x.stride,   weight.stride,
-                             out.stride, x.rows,      x.columns, weight.rows, accumulate, out.dtype == KVA_F32, false};
-    with_device_type(x.dtype, [&](auto type) { linear_rows_launch<decltype(type)>(args, stream_of(context)); });
-    check_launch();
-    return;
-  }
+  if (x.rows == 0 || weight.rows == 0 || few_rows(context, x, weight, bias, accumulate, false, out)) return;
   const bool fused = bias && bias.dtype == out.dtype;
   multiply(context, x, weight, fused ? bias : Matrix(), accumulate, out);
   if (bias && !fused) add_bias(context, bias, out);
@@ -166,12 +178,9 @@ void linear(Context& context, Matrix x, Matrix weight, Matrix bias, bool accumul
 
 void linear_silu_mul(Context& context, Matrix x, Matrix weight, Matrix bias, Matrix gate_up, Matrix out) {
   if (x.rows == 0 || weight.rows == 0) return;
-  if (x.rows > kLinearRowsMax || x.dtype == KVA_F32) {
-    linear(context, x, weight, bias, false, gate_up);
-    return silu_mul(context, gate_up, out);
-  }
-  const LinearRows args = {x.data, weight.data, bias.data, out.data, x.stride, weight.stride, out.stride, x.rows, x.columns, weight.rows, false, false, true};
-  with_device_type(x.dtype, [&](auto type) { linear_rows_launch<decltype(type)>(args, stream_of(context)); });
+  if (x.dtype != KVA_F32 && few_rows(context, x, weight, bias, false, true, out)) return;
+  linear(context, x, weight, bias, false, gate_up);
+  silu_mul(context, gate_up, out);
 }
 
 }  // namespace kva

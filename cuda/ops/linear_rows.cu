@@ -2,9 +2,8 @@
 // order of the sums depends on the depth k alone, so that a row has the same bits among 1 row or 16.
 // floor: the bytes of the weights at copy bandwidth (3.0 TB/s): 145 us for a layer of the 8B shape, 5.0 ms for all of it.
 // measured (H100 80GB, 2026-11-25, each kernel alone under Nsight Compute): 2.9 TB/s for 128256 features, 2.8 for 28672, 2.5 for 4096 from 14336,
-// 2.2 and 2.1 for 6144 and 4096 from 4096; a whole decode step 5.68 to 5.95 ms, by machine.
-// gap: a layer's four products last 16 to 85 us each, of which the first loads and the last blocks take 3 to 5. Blocks ask for their first weights
-// before the kernel ahead has ended; letting the next kernel start where all blocks are resident made the step 0.8 ms slower.
+// 2.2 and 2.1 for 6144 and 4096 from 4096; a whole decode step 5.91 ms, where linear_stream.cu, which takes these rows on Hopper, needs 5.53.
+// gap: a layer's four products last 16 to 85 us each, of which the first loads and the last blocks take 3 to 5.
 #include "../device/linear_rows.cuh"
 
 #include <algorithm>
@@ -24,29 +23,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kFeatures = 16; // of one block
 constexpr int kDepth = 32;    // elements of k of one warp and round
-
-template <class T>
-__device__ __forceinline__ void write_out(const LinearRows& args, int row, int feature, float sum) {
-  if (args.bias != nullptr) sum += widen(static_cast<const T*>(args.bias)[feature]);
-  const int64_t at = row * args.out_stride + feature;
-  if (args.out_f32) {
-    float* out = static_cast<float*>(args.out) + at;
-    *out = args.accumulate ? sum + *out : sum;
-  } else {
-    T* out = static_cast<T*>(args.out) + at;
-    *out = narrow<T>(args.accumulate ? sum + widen(*out) : sum);
-  }
-}
-
-// feature of the gate's half
-template <class T>
-__device__ __forceinline__ void write_gated(const LinearRows& args, int row, int feature, float gate, float up) {
-  if (args.bias != nullptr) {
-    gate += widen(static_cast<const T*>(args.bias)[feature]);
-    up += widen(static_cast<const T*>(args.bias)[args.features / 2 + feature]);
-  }
-  static_cast<T*>(args.out)[row * args.out_stride + feature] = narrow<T>(gate / (1 + expf(-gate)) * up);
-}
 
 // elements [k, k + 8) of a row of 16-bit elements, zeros past its end
 template <bool Aligned, class T>
@@ -148,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, Tiles == 1 ? 3 : 2) linear_rows_kern
     const int row = at / kFeatures, feature = first + at % kFeatures;
     if (row >= args.rows || feature >= end) continue;
     if (!args.gated)
-      write_out<T>(args, row, feature, total(at));
+      write_out<T>(args, row, feature, total(at), read_out<T>(args, row, feature));
     else if (at % kFeatures < 8)
       write_gated<T>(args, row, feature, total(at), total(at + 8));
   }
@@ -208,7 +184,9 @@ __global__ void __launch_bounds__(kThreads, 2) linear_rows_f32_kernel(const Line
 #pragma unroll
     for (int f = 0; f < 2; ++f) {
       const float sum = warp_sum(acc[f][r]);
-      if (lane == 0 && first_row + r < args.rows && feature + f < args.features) write_out<float>(args, first_row + r, feature + f, sum);
+      if (lane == 0 && first_row + r < args.rows && feature + f < args.features) {
+        write_out<float>(args, first_row + r, feature + f, sum, read_out<float>(args, first_row + r, feature + f));
+      }
     }
 }
 

@@ -29,8 +29,13 @@ __global__ void __launch_bounds__(Threads) rmsnorm_kernel(const NormArgs args) {
   T* out = static_cast<T*>(args.out) + row * args.out_stride + offset;
 
   let_next_start();
+  Pack<T, Width> kept[kKept], weights[kKept];
+#pragma unroll
+  for (int n = 0; n < kKept; ++n) { // no kernel before this one in the stream that may still run writes weights
+    const int at = (n * Threads + threadIdx.x) * Width;
+    if (at < args.width) weights[n] = load_pack<Width>(weight + at);
+  }
   wait_for_inputs();
-  Pack<T, Width> kept[kKept];
   float sum = 0;
   const auto square = [&](const Pack<T, Width>& pack) {
 #pragma unroll
@@ -47,8 +52,7 @@ __global__ void __launch_bounds__(Threads) rmsnorm_kernel(const NormArgs args) {
   for (int at = (kKept * Threads + threadIdx.x) * Width; at < args.width; at += Threads * Width) square(load_pack<Width>(x + at));
   const float factor = 1 / sqrtf(block_sum<Threads>(sum, shared) / args.width + args.eps);
 
-  const auto write = [&](int at, Pack<T, Width> pack) {
-    const Pack<T, Width> w = load_pack<Width>(weight + at);
+  const auto write = [&](int at, Pack<T, Width> pack, const Pack<T, Width>& w) {
 #pragma unroll
     for (int i = 0; i < Width; ++i) pack.at[i] = narrow<T>(widen(pack.at[i]) * factor * widen(w.at[i]));
     store_pack(out + at, pack);
@@ -56,9 +60,10 @@ __global__ void __launch_bounds__(Threads) rmsnorm_kernel(const NormArgs args) {
 #pragma unroll
   for (int n = 0; n < kKept; ++n) {
     const int at = (n * Threads + threadIdx.x) * Width;
-    if (at < args.width) write(at, kept[n]);
+    if (at < args.width) write(at, kept[n], weights[n]);
   }
-  for (int at = (kKept * Threads + threadIdx.x) * Width; at < args.width; at += Threads * Width) write(at, load_pack<Width>(x + at));
+  for (int at = (kKept * Threads + threadIdx.x) * Width; at < args.width; at += Threads * Width)
+    write(at, load_pack<Width>(x + at), load_pack<Width>(weight + at));
 }
 
 template <class T, int Width>

@@ -92,6 +92,9 @@ eachBackend("linear", (backend) => {
     { rows: 111, inner: 192, outputs: 130, bias: false, accumulate: false, wide: true, beside: 8 },
     { rows: 5, inner: 1, outputs: 1, bias: true, accumulate: true, wide: true, beside: 3 },
     { rows: 3, inner: 1000, outputs: 9, bias: true, accumulate: false, wide: true, beside: 8 },
+    { rows: 2, inner: 192, outputs: 8500, bias: true, accumulate: true, wide: false, beside: 8 },
+    { rows: 11, inner: 1088, outputs: 70, bias: false, accumulate: true, wide: true, beside: 8 },
+    { rows: 32, inner: 576, outputs: 100, bias: true, accumulate: false, wide: false, beside: 8 },
   ];
   for (const dtype of floatDtypes) {
     test(`equals x * weight^T in ${dtype}, with bias, accumulated, and into fp32`, () => {
@@ -124,6 +127,7 @@ eachBackend("linear", (backend) => {
         [3, 100, 13, 3, true],
         [16, 512, 40, 8, true],
         [17, 64, 24, 0, false],
+        [2, 640, 2200, 0, true],
       ] as const) {
         const x = input(scope, dtype, rows, inner, random.normals(rows * inner), beside);
         const weight = input(scope, dtype, 2 * width, inner, random.normals(2 * width * inner, 0.1), beside);
@@ -141,16 +145,20 @@ eachBackend("linear", (backend) => {
   }
 
   describe("a row's bits", () => {
-    const counts = backend.name === "cpu" ? [1, 2, 3, 7, 8, 15, 16, 17, 31, 64, 111] : [1, 2, 3, 7, 8, 15, 16];
+    const few = [1, 2, 3, 7, 8, 9, 15, 16];
     for (const dtype of floatDtypes) {
       test(`do not depend on the number of rows beside it (${dtype})`, () => {
         using scope = new Scope(backend.context);
         const random = new Random(6);
-        const most = Math.max(...counts);
+        const streams =
+          dtype !== "float32" && backend.context.library.device(backend.context.device).computeCapability >= 90;
         for (const [inner, outputs] of [
           [256, 130],
           [100, 17],
         ] as const) {
+          const more = backend.name === "cpu" ? [17, 31, 64, 111] : streams && inner % 64 === 0 ? [17, 24, 32] : [];
+          const counts = [...few, ...more];
+          const most = Math.max(...counts);
           const x = input(scope, dtype, most, inner, random.normals(most * inner));
           const weight = input(scope, dtype, outputs, inner, random.normals(outputs * inner));
           const rowsOf = (from: number, rows: number) => {
