@@ -26,8 +26,10 @@ struct DecodeArgs {
   const int32_t* page_counts; // with pages: how many of each head; -1: all rows are read
   int64_t pages_stride;
   float* scores;        // NULL, or [sequences * heads, splits * split_rows]
-  float* partial_out;   // [sequences * heads, splits, head_dim]: sum of 2^(score - max) * v
-  float2* partial_sums; // [sequences * heads, splits]: max, sum of 2^(score - max)
+  int partials;         // of a query head, that there is room for: splits + 1
+  int32_t* partial_counts; // NULL: a partial result is of a split; or [sequences * kv_heads]: how many there are of a head that has rows
+  float* partial_out;   // [sequences * heads, partials, head_dim]: sum of 2^(score - max) * v
+  float2* partial_sums; // [sequences * heads, partials]: max, sum of 2^(score - max)
 
   __host__ __device__ int group() const { return heads / kv_heads; }
   __host__ __device__ int chunks() const { return (group() + kDecodeHeads - 1) / kDecodeHeads; }
@@ -79,6 +81,12 @@ __device__ __forceinline__ int decode_rows(const DecodeArgs& args, const KvHead&
   return count < 0 ? head.len : head.len - (pages_of(head, head.len) - count) * head.page_rows; // the last page may be short
 }
 
+// how many partial results there are of it, where `rows` rows are read
+__device__ __forceinline__ int decode_partials(const DecodeArgs& args, int rows, int64_t row) {
+  if (args.partial_counts != nullptr) return rows > 0 ? args.partial_counts[row] : 0;
+  return min((rows + split_rows - 1) / split_rows, args.splits);
+}
+
 template <bool Paged = false>
 __device__ __forceinline__ DecodeBlock decode_block(const DecodeArgs& args, int number) {
   DecodeBlock block = decode_place(args, number);
@@ -119,7 +127,7 @@ __device__ __forceinline__ bool open_decode_block(const DecodeArgs& args, int nu
   for (int row = block.first + threadIdx.x; row < block.last; row += blockDim.x) seen = seen || block.sees(row);
   if (__syncthreads_or(seen)) return true;
   for (int i = threadIdx.x; i < block.heads; i += blockDim.x)
-    args.partial_sums[block.head_row(args, i) * args.splits + block.split] = {-INFINITY, 0};
+    args.partial_sums[block.head_row(args, i) * args.partials + block.split] = {-INFINITY, 0};
   if (args.scores != nullptr)
     for (int i = 0; i < block.heads; ++i)
       for (int row = block.first + threadIdx.x; row < block.last; row += blockDim.x)
@@ -150,9 +158,9 @@ __device__ __forceinline__ void write_decode_split(const DecodeArgs& args, const
   if (args.splits == 1) {
     write_decode_out(args, block.sequence, block.first_head + head, column, sum > 0 ? out / sum : 0);
   } else {
-    args.partial_out[(row * args.splits + block.split) * args.head_dim + column] = out;
+    args.partial_out[(row * args.partials + block.split) * args.head_dim + column] = out;
   }
-  if (column == 0) args.partial_sums[row * args.splits + block.split] = {max, sum};
+  if (column == 0) args.partial_sums[row * args.partials + block.split] = {max, sum};
 }
 
 // Each launches its kernel for every item.

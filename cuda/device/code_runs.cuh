@@ -2,8 +2,8 @@
 // values are codes of 2 or 4 bits, in groups of 32, or numbers of 16 bits. Rows are the tensor core's rows, heads its columns: lane l has of
 // the scores rows 4 (l / 4) + {0..3}, of the sums channels 32 n + 4 (l / 4) + {0..3}, of both the heads 2 (l % 4) + {0, 1}.
 // The affine map of codes stays out of the products: sum_c q_c (code_c s_c + z_c) = sum_c (q_c s_c) code_c + sum_c q_c z_c, likewise for values.
-// A code becomes an f16 number where it stands, by setting exponent bits above it: 1024 + code * step, exactly, where step is 1 for the lowest of a
-// byte, 2^Bits for the next. Products with constant matrices take the 1024 off and add the offsets, with the same rounded factors, so that no rounding is multiplied.
+// The codes of a byte up to one of them are an f16 number where they stand, a denormal one: sum_j code_j * 2^(Bits j - 24), exactly. That code is what
+// such a number has more than the one before it, over its step, and this difference is left to the other factor (keys) or to the sums (values).
 #pragma once
 #include "../core/segments.h"
 #include "mma.cuh"
@@ -20,70 +20,90 @@ inline __host__ __device__ bool takes_codes(const KvPacking& packing, int head_d
          packing.group == kCodeGroup && packing.value_group == kCodeGroup && (head_dim == 64 || head_dim == 128) && group <= kRunHeads;
 }
 
-// A run in shared memory. Codes of keys: as in the cache, [words][32 rows], the piece of rows 4 i.. of word w at place i ^ 2 (w % 4). Codes and
-// scales of values: as in the cache, in lines of eight pieces of 16 bytes, those of rows 8 i.. at place ^ 2 i. So no reads meet in a bank.
+// A run in shared memory, in pieces of 16 bytes, as in the cache but for places that keep reads out of each other's banks. Codes of keys: [words][32
+// rows], the piece of rows 4 i.. of word w at place i ^ 2 (w % 4) of its line. Codes of values: a gap after each four rows, at 2 bits after each
+// eight; scales of values: a gap after each line.
 template <int HeadDim>
 struct CodeStage {
-  static constexpr int keys = 0, values = HeadDim * 16, key_scales = values + HeadDim * 16, value_scales = key_scales + HeadDim * 4;
-  static constexpr int bytes = value_scales + HeadDim * 4; // of 4 bits; 2 bits leave room
+  static constexpr int keys = 0, values = HeadDim * 16, key_scales = values + HeadDim * 16 + 128, value_scales = key_scales + HeadDim * 4;
+  static constexpr int bytes = (value_scales + HeadDim / 32 * 144 + 127) / 128 * 128; // of 4 bits; 2 bits leave room
+  static constexpr int block = HeadDim / 8; // pieces of values between gaps
+
+  static KVA_HOST_DEVICE constexpr int gap(int bits) { return 64 / bits; }
+  static KVA_HOST_DEVICE constexpr int value_place(int piece, int bits) { return piece * 16 + piece / block * gap(bits); }
+  static KVA_HOST_DEVICE constexpr int value_scale_place(int piece) { return piece * 16 + piece / 8 * 16; }
+};
+
+// Where the codes of a head are; a warp's own lies in shared memory.
+struct CodeSource {
+  const char *keys, *key_scales, *values, *value_scales;
+
+  __device__ explicit CodeSource(const KvHead& head)
+      : keys(static_cast<const char*>(head.packed_k)), key_scales(reinterpret_cast<const char*>(head.key_scales)),
+        values(reinterpret_cast<const char*>(head.packed_v)), value_scales(reinterpret_cast<const char*>(head.value_scales)) {}
 };
 
 template <int HeadDim, int Bits>
-__device__ __forceinline__ void load_key_codes(uint32_t stage, const KvHead& head, int run) {
+__device__ __forceinline__ void load_key_codes(uint32_t stage, const CodeSource& source, int run) {
   using Stage = CodeStage<HeadDim>;
-  constexpr int pieces = HeadDim * Bits / 4; // of 16 bytes
+  constexpr int pieces = HeadDim * Bits / 4;
   const int lane = threadIdx.x % 32, word = lane / 8, place = word * 8 + (lane % 8 ^ word * 2);
-  const char* keys = static_cast<const char*>(head.packed_k) + (int64_t(run) * pieces + lane) * 16;
+  const char* keys = source.keys + uint64_t(uint32_t(run * pieces + lane)) * 16;
 #pragma unroll
-  for (int at = 0; at < pieces; at += 32) device::copy_async(stage + Stage::keys + (at + place) * 16, keys + at * 16, true);
-  const char* scales = reinterpret_cast<const char*>(head.key_scales) + (int64_t(run) * (HeadDim / 4) + lane) * 16;
-  if (lane < HeadDim / 4) device::copy_async(stage + Stage::key_scales + lane * 16, scales, true);
+  for (int at = 0; at < pieces; at += 32) device::copy_async(stage + Stage::keys + place * 16 + at * 16, keys + at * 16);
+  if (lane < HeadDim / 4) device::copy_async(stage + Stage::key_scales + lane * 16, source.key_scales + uint64_t(uint32_t(run * (HeadDim / 4) + lane)) * 16);
 }
 
-// The first `valid` rows' values of the run; scales of the others are zeros.
-template <int HeadDim, int Bits>
-__device__ __forceinline__ void load_value_codes(uint32_t stage, const KvHead& head, int run, int valid) {
+// The values of a run; with Valid of its first `valid` rows, scales of the others are zeros.
+template <int HeadDim, int Bits, bool Valid>
+__device__ __forceinline__ void load_value_codes(uint32_t stage, const CodeSource& source, int run, int valid = kRunRows) {
   using Stage = CodeStage<HeadDim>;
   constexpr int pieces = HeadDim * Bits / 4;
   const int lane = threadIdx.x % 32;
-  const char* values = reinterpret_cast<const char*>(head.packed_v) + (int64_t(run) * pieces + lane) * 16;
+  const char* values = source.values + uint64_t(uint32_t(run * pieces + lane)) * 16;
+  const uint32_t place = stage + Stage::values + Stage::value_place(lane, Bits);
 #pragma unroll
   for (int at = 0; at < pieces; at += 32) {
-    const int row = (at + lane) * kRunRows / pieces, place = lane / 8 * 8 + (lane % 8 ^ row / 8 * 2);
-    device::copy_async(stage + Stage::values + (at + place) * 16, values + at * 16, row < valid);
+    if constexpr (Valid)
+      device::copy_async_bytes(place + Stage::value_place(at, Bits), values + at * 16, (at + lane) * kRunRows / pieces < valid ? 16 : 0);
+    else
+      device::copy_async(place + Stage::value_place(at, Bits), values + at * 16);
   }
-  const char* scales = reinterpret_cast<const char*>(head.value_scales) + (int64_t(run) * (HeadDim / 4) + lane) * 16;
-  const int bytes = min(max(valid * (HeadDim / 8) - lane * 16, 0), 16), place = lane / 8 * 8 + (lane % 8 ^ lane / 8 * 2);
-  if (lane < HeadDim / 4) device::copy_async_bytes(stage + Stage::value_scales + place * 16, scales, bytes);
+  const char* scales = source.value_scales + uint64_t(uint32_t(run * (HeadDim / 4) + lane)) * 16;
+  const uint32_t scale_place = stage + Stage::value_scales + Stage::value_scale_place(lane);
+  if (lane < HeadDim / 4) {
+    if constexpr (Valid)
+      device::copy_async_bytes(scale_place, scales, min(max(valid * (HeadDim / 8) - lane * 16, 0), 16));
+    else
+      device::copy_async(scale_place, scales);
+  }
 }
 
-// Copies what is codes of the rows [row, row + 32).
+// Copies what is codes of a run.
 template <int HeadDim>
-__device__ __forceinline__ void load_codes(uint32_t stage, const KvHead& head, int row) {
-  const int run = row / kRunRows;
-  if (row < head.packed_keys)
-    head.packing.key_bits == 4 ? load_key_codes<HeadDim, 4>(stage, head, run) : load_key_codes<HeadDim, 2>(stage, head, run);
-  const int valid = head.packed_values - row;
+__device__ __forceinline__ void load_codes(uint32_t stage, const KvHead& head, int run) {
+  const CodeSource source(head);
+  if (run * kRunRows < head.packed_keys)
+    head.packing.key_bits == 4 ? load_key_codes<HeadDim, 4>(stage, source, run) : load_key_codes<HeadDim, 2>(stage, source, run);
+  const int valid = head.packed_values - run * kRunRows;
   if (valid > 0)
-    head.packing.value_bits == 4 ? load_value_codes<HeadDim, 4>(stage, head, run, valid) : load_value_codes<HeadDim, 2>(stage, head, run, valid);
+    head.packing.value_bits == 4 ? load_value_codes<HeadDim, 4, true>(stage, source, run, valid) : load_value_codes<HeadDim, 2, true>(stage, source, run, valid);
 }
+
+constexpr float kCodeUnit = 1 << 24; // 1 / the number that code 1 is where it stands
 
 template <int Bits>
 struct Codes {
   static constexpr int each = 32 / Bits, pairs = each / 2, in_byte = 8 / Bits; // codes of a word; pairs of codes half a word apart
-  static constexpr uint32_t exponent = 0x64006400, minus_bias = 0xe400e400;    // 1024
 
   static KVA_HOST_DEVICE constexpr int step(int i) { return i % in_byte * Bits; } // its exponent
-  // code i of the lower and of the upper half word as two numbers 1024 + code * 2^step(i)
+  // the codes of a byte up to code i, of the lower and of the upper half word
   static __device__ __forceinline__ uint32_t pair(uint32_t word, int i) {
-    const uint32_t mask = ((1u << Bits) - 1 << step(i)) * 0x10001u;
-    uint32_t numbers;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(numbers) : "r"(word >> i / in_byte * 8), "r"(mask), "r"(exponent));
-    return numbers;
+    const uint32_t bytes = i < in_byte ? word : __byte_perm(word, 0, 0x4341);
+    return i == pairs - 1 ? bytes : bytes & ((1u << step(i) + Bits) - 1) * 0x10001u;
   }
+  static KVA_HOST_DEVICE constexpr int query_place(int i) { return i / pairs * pairs + i % in_byte * 2 + i % pairs / in_byte; } // pairs of one step side by side
 };
-
-KVA_HOST_DEVICE constexpr uint32_t power_pair(int exponent) { return uint32_t(15 + exponent << 10) * 0x10001u; } // 2^exponent as two f16 numbers
 
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
@@ -92,11 +112,11 @@ __device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
   const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
   return *reinterpret_cast<const uint32_t*>(&product);
 }
-
-// d += a * b, where the upper eight rows of a are all one number, and the lower eight another
-__device__ __forceinline__ void mma_constant(float (&d)[4], uint32_t upper, uint32_t lower, uint32_t b0, uint32_t b1) {
-  const uint32_t a[4] = {upper, lower, upper, lower};
-  device::mma(d, a, b0, b1, __half());
+// a * b - c
+__device__ __forceinline__ uint32_t multiply_subtract_halves(uint32_t a, uint32_t b, uint32_t c) {
+  c ^= 0x80008000;
+  const __half2 result = __hfma2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b), *reinterpret_cast<const __half2*>(&c));
+  return *reinterpret_cast<const uint32_t*>(&result);
 }
 
 // A register of whatever is in it, for rows of a product that are not used.
@@ -108,7 +128,7 @@ __device__ __forceinline__ uint32_t any_register() {
 
 // A lane's part of the query head lane / 4 lies in shared memory, four registers in a row, piece n at query[32 n].
 // For products with codes: f16, [word][pair] of the words lane % 4 + 4 j, times a power of two that brings its largest number to [8, 16), so that
-// factors neither overflow nor vanish. Returns what scores are to be multiplied by.
+// factors neither overflow nor vanish, and less the step of the pair. Returns what scores are to be multiplied by.
 template <class T, int HeadDim, int Bits>
 __device__ __forceinline__ float load_code_query(uint4* query, const T* q, int heads) {
   using C = Codes<Bits>;
@@ -125,14 +145,17 @@ __device__ __forceinline__ float load_code_query(uint4* query, const T* q, int h
   }
   largest = fmaxf(largest, __shfl_xor_sync(device::kAllLanes, largest, 1));
   largest = fmaxf(largest, __shfl_xor_sync(device::kAllLanes, largest, 2));
-  const int exponent = min(max(__float_as_int(largest) >> 23, 8), 252) - 127;
+  const int exponent = min(max(__float_as_int(largest) >> 23, 8), 228) - 127;
   const float factor = __int_as_float((130 - exponent) << 23);
+  uint32_t placed[HeadDim / 8];
 #pragma unroll
-  for (int n = 0; n < HeadDim / 8; n += 4) {
-    const auto pair = [&](int at) { return device::pack_pair(numbers[n + at][0] * factor, numbers[n + at][1] * factor, __half()); };
-    query[n / 4 * 32] = {pair(0), pair(1), pair(2), pair(3)};
+  for (int n = 0; n < HeadDim / 8; ++n) {
+    const float stepped = factor / (1 << C::step(n));
+    placed[C::query_place(n)] = device::pack_pair(numbers[n][0] * stepped, numbers[n][1] * stepped, __half());
   }
-  return __int_as_float((124 + exponent) << 23);
+#pragma unroll
+  for (int n = 0; n < HeadDim / 8; n += 4) query[n / 4 * 32] = {placed[n], placed[n + 1], placed[n + 2], placed[n + 3]};
+  return __int_as_float((124 + exponent) << 23) * kCodeUnit;
 }
 
 template <class T, int HeadDim>
@@ -143,49 +166,58 @@ __device__ __forceinline__ void load_full_query(uint4* query, const T* q, int he
     query[n * 32] = group < heads ? *reinterpret_cast<const uint4*>(q + group * HeadDim + n * 32 + quad * 8) : uint4{0, 0, 0, 0};
 }
 
-// scores[t][i] of row 4 (lane / 4) + 2 t + i / 2 and head 2 (lane % 4) + i % 2, without their scale
+// scores[t][i] of row 4 (lane / 4) + 2 t + i / 2 and head 2 (lane % 4) + i % 2, without their scale; zeros[i]: what the zeros of the keys add to
+// those of a head, less the factor of codes
 template <int HeadDim, int Bits>
-__device__ __forceinline__ void score_codes(float (&scores)[2][4], const uint4* query, const unsigned char* stage) {
+__device__ __forceinline__ void score_codes(float (&scores)[2][4], float (&zeros)[2], const uint4* query, const unsigned char* stage) {
   using Stage = CodeStage<HeadDim>;
   using C = Codes<Bits>;
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-  float constant[4] = {};
+  float sums[C::in_byte][4] = {}; // of each step
 #pragma unroll
   for (int j = 0; j < HeadDim / C::each / 4; ++j) {
     const int word = quad + 4 * j;
-    const uint4* scales = reinterpret_cast<const uint4*>(stage + Stage::key_scales + word * C::each * 4);
-    const uint4 codes = *reinterpret_cast<const uint4*>(stage + Stage::keys + (word * 8 + (group ^ word % 4 * 2)) * 16);
+    const uint4 codes = *reinterpret_cast<const uint4*>(stage + Stage::keys + (word * 8 + (group ^ quad * 2)) * 16);
     const uint32_t rows[4] = {codes.x, codes.y, codes.z, codes.w};
+    uint32_t scales[C::each], q[C::pairs];
+#pragma unroll
+    for (int i = 0; i < C::each; i += 4) {
+      const uint4 four = reinterpret_cast<const uint4*>(stage + Stage::key_scales + word * C::each * 4)[i / 4];
+      scales[i] = four.x, scales[i + 1] = four.y, scales[i + 2] = four.z, scales[i + 3] = four.w;
+    }
 #pragma unroll
     for (int i = 0; i < C::pairs; i += 4) {
-      const uint4 first = scales[i / 4], second = scales[(i + C::pairs) / 4];
-      const uint32_t low[4] = {first.x, first.y, first.z, first.w}, high[4] = {second.x, second.y, second.z, second.w};
       const uint4 four = query[(j * C::pairs + i) / 4 * 32];
-      const uint32_t q[4] = {four.x, four.y, four.z, four.w};
+      q[i] = four.x, q[i + 1] = four.y, q[i + 2] = four.z, q[i + 3] = four.w;
+    }
+    uint32_t above[2] = {}; // queries times scales of the step above
 #pragma unroll
-      for (int p = 0; p < 4; p += 2) {
-        const uint32_t q0 = q[p], q1 = q[p + 1];
-        const auto scaled = [&](uint32_t pair, int at) {
-          const uint32_t factor = multiply_halves(pair, low_halves(low[at], high[at]));
-          return C::step(i + at) == 0 ? factor : multiply_halves(factor, power_pair(-C::step(i + at)));
-        };
-        const uint32_t b0 = scaled(q0, p), b1 = scaled(q1, p + 1);
+    for (int i = C::in_byte - 1; i >= 0; --i) {
+      const int other = i + C::in_byte; // of the same step
+      const uint32_t a[4] = {high_halves(scales[i], scales[i + C::pairs]), any_register(), high_halves(scales[other], scales[other + C::pairs]), any_register()};
+      device::mma(sums[i], a, q[2 * i], q[2 * i + 1], __half());
+      uint32_t b[2];
 #pragma unroll
-        for (int t = 0; t < 2; ++t) {
-          const uint32_t a[4] = {C::pair(rows[2 * t], i + p), C::pair(rows[2 * t + 1], i + p), C::pair(rows[2 * t], i + p + 1),
-                                 C::pair(rows[2 * t + 1], i + p + 1)};
-          device::mma(scores[t], a, b0, b1, __half());
-        }
-        mma_constant(constant, C::minus_bias, C::minus_bias, b0, b1);
-        const uint32_t zeros[4] = {high_halves(low[p], high[p]), any_register(), high_halves(low[p + 1], high[p + 1]), any_register()};
-        device::mma(constant, zeros, q0, q1, __half());
+      for (int k = 0; k < 2; ++k) {
+        const int at = k == 0 ? i : other;
+        const uint32_t scale = low_halves(scales[at], scales[at + C::pairs]), scaled = multiply_halves(q[2 * i + k], scale);
+        b[k] = i == C::in_byte - 1 ? scaled : multiply_subtract_halves(q[2 * i + k], scale, above[k]);
+        above[k] = scaled;
+      }
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        const uint32_t a[4] = {C::pair(rows[2 * t], i), C::pair(rows[2 * t + 1], i), C::pair(rows[2 * t], other), C::pair(rows[2 * t + 1], other)};
+        device::mma(scores[t], a, b[0], b[1], __half());
       }
     }
   }
 #pragma unroll
-  for (int t = 0; t < 2; ++t)
+  for (int i = 0; i < 2; ++i) {
+    zeros[i] = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) scores[t][i] += constant[i % 2]; // of the upper eight rows, which are all alike
+    for (int step = 0; step < C::in_byte; ++step) zeros[i] = fmaf(sums[step][i], float(1 << C::step(step)), zeros[i]);
+    zeros[i] *= 1 / kCodeUnit;
+  }
 }
 
 // The same of keys in memory, row after row; those from `rows` on are not read.
@@ -226,25 +258,51 @@ __device__ __forceinline__ void turn_shares(uint32_t (&turned)[4], const float (
   }
 }
 
-// out[n][h][i] += share * value of channel 32 n + 4 (lane / 4) + 2 h + i / 2 and head 2 (lane % 4) + i % 2, for the rows whose values are codes;
-// times 2^step(2 h + i / 2), which divide_steps takes off
+// Sums of share * zero over rows, in the odd ones of the upper eight rows of at[0]: groups of channels in turn. At head size 64 a row of the product
+// is of two cache rows: the sums of the even ones in rows 1 and 3 of at[0], of the odd ones in rows 5 and 7 of at[1].
+template <int HeadDim>
+struct ZeroSums {
+  static constexpr int parts = 128 / HeadDim;
+  float at[parts][4] = {};
+
+  __device__ __forceinline__ void add(const uint32_t (&turned)[4], const unsigned char* stage) {
+    const int row = threadIdx.x % 8, matrix = threadIdx.x % 32 / 16; // those at odd places are not used
+    const uint32_t from = device::shared_address(stage + CodeStage<HeadDim>::value_scales);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t scales[4];
+      if (parts == 1 || half == 0) device::load_matrices_transposed(scales, from + CodeStage<HeadDim>::value_scale_place(row * (4 / parts) + matrix) + half * 32);
+      if constexpr (parts == 1) {
+        device::mma(at[0], scales, turned[half * 2], turned[half * 2 + 1], __half());
+      } else if (half == 0) {
+        device::mma(at[0], scales, turned[0], turned[2], __half());
+        device::mma(at[1], scales, turned[1], turned[3], __half());
+      }
+    }
+  }
+  // of channels in group n, for the head 2 (lane % 4) + i
+  __device__ __forceinline__ float sum(int n, int i) const {
+    float sum = 0;
+#pragma unroll
+    for (int part = 0; part < parts; ++part)
+      sum += __shfl_sync(device::kAllLanes, at[part][i], (part * 4 + 2 * n + 1) * 4 + threadIdx.x % 4);
+    return sum;
+  }
+};
+
+// out[n][h][i] += share * code * scale of channel 32 n + 4 (lane / 4) + 2 h + i / 2 and head 2 (lane % 4) + i % 2, for the rows whose values are
+// codes; before divide_steps the code is all of its byte up to it, times 2^-24
 template <int HeadDim, int Bits>
-__device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], const float (&shares)[2][4], const unsigned char* stage) {
+__device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], ZeroSums<HeadDim>& zeros, const float (&shares)[2][4],
+                                            const unsigned char* stage) {
   using Stage = CodeStage<HeadDim>;
   using C = Codes<Bits>;
-  constexpr int groups = HeadDim / kCodeGroup, row_pieces = HeadDim * Bits / 128; // pieces of 16 bytes of a row
-  const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-  // a lane's four channels of a group: half a word, or a byte of one
-  const uint32_t select = Bits == 4 ? (group % 2 == 0 ? 0x5410 : 0x7632) : 0x4400 + group % 4 * 0x1111;
-  // where the lane's rows begin; what is fixed of a place is set by XOR within a line and by adding lines
-  const int codes_base = quad * row_pieces * 128 + quad * 32 + group * Bits / 2 / 4 * 4;
-  const auto word = [&](int row, int at) { // rows of the lane's eight
-    const int place = row * row_pieces + at * Bits / 4;
-    return *reinterpret_cast<const uint32_t*>(stage + Stage::values + (codes_base ^ place % 8 * 16) + place / 8 * 128 + at * 4 * Bits % 16);
-  };
-  const int scales_base = HeadDim == 128 ? quad * 128 + quad * 32 : quad / 2 * 128 + (quad % 2 * 64 ^ quad / 2 * 32);
+  constexpr int groups = HeadDim / kCodeGroup;
+  const int lane = threadIdx.x % 32, group = lane / 4, quad = lane % 4;
+  const unsigned char* scales_from = stage + Stage::value_scales + Stage::value_scale_place(quad * (HeadDim / 16));
   uint32_t turned[4];
   turn_shares<__half>(turned, shares);
+  zeros.add(turned, stage);
 #pragma unroll
   for (int step = 0; step < 2; ++step) {
     uint32_t scales[2][2][groups]; // [pair of rows][row of it]
@@ -252,8 +310,7 @@ __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], co
     for (int r = 0; r < 2; ++r)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int byte = (step * 2 + r + i * 4) * groups * 4;
-        const unsigned char* from = stage + Stage::value_scales + (scales_base ^ byte / 16 * 16) + byte % 16;
+        const unsigned char* from = scales_from + (step * 2 + r + i * 4) * groups * 4;
         if constexpr (groups == 4) {
           const uint4 four = *reinterpret_cast<const uint4*>(from);
           scales[r][i][0] = four.x, scales[r][i][1] = four.y, scales[r][i][2] = four.z, scales[r][i][3] = four.w;
@@ -262,22 +319,36 @@ __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], co
           scales[r][i][0] = two.x, scales[r][i][1] = two.y;
         }
       }
+    uint32_t codes[groups][2]; // of a lane's four channels: of the row 8 (lane % 4) + 2 step + r, above them those of row + 4
+    if constexpr (Bits == 4) {
+      // half words as elements of matrices: rows 4 m + 2 step + {0, 1} of two groups
+      const int m = lane % 8, r = lane / 8 % 2, n = lane / 16;
+      const uint32_t from = device::shared_address(stage + Stage::values) + Stage::value_place(m * Stage::block + r * groups + n, 4);
+#pragma unroll
+      for (int at = 0; at < groups; at += 2) {
+        uint32_t four[4];
+        device::load_matrices_transposed(four, from + (step * 2 * groups + at) * 16);
+        codes[at][0] = four[0], codes[at][1] = four[1], codes[at + 1][0] = four[2], codes[at + 1][1] = four[3];
+      }
+    } else {
+      // bytes of words
+      const uint32_t select = 0x4400 + group % 4 * 0x1111;
+      const unsigned char* from = stage + Stage::values + Stage::value_place(quad * Stage::block, 2) + group / 4 * 4;
+      const auto word = [&](int row, int at) { return *reinterpret_cast<const uint32_t*>(from + (row * groups + at) * 8); }; // rows of the lane's eight
+#pragma unroll
+      for (int at = 0; at < groups; ++at)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) codes[at][r] = __byte_perm(word(step * 2 + r, at), word(step * 2 + r + 4, at), select);
+    }
 #pragma unroll
     for (int at = 0; at < groups; ++at) {
-      uint32_t codes[2], factors[2], offsets[2];
+      uint32_t factors[2];
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int row = step * 2 + r;
-        codes[r] = __byte_perm(word(row, at), word(row + 4, at), select);
-        factors[r] = multiply_halves(turned[step * 2 + r], low_halves(scales[r][0][at], scales[r][1][at]));
-        offsets[r] = multiply_halves(turned[step * 2 + r], high_halves(scales[r][0][at], scales[r][1][at]));
-      }
+      for (int r = 0; r < 2; ++r) factors[r] = multiply_halves(turned[step * 2 + r], low_halves(scales[r][0][at], scales[r][1][at]));
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const uint32_t a[4] = {C::pair(codes[0], 2 * h), C::pair(codes[0], 2 * h + 1), C::pair(codes[1], 2 * h), C::pair(codes[1], 2 * h + 1)};
+        const uint32_t a[4] = {C::pair(codes[at][0], 2 * h), C::pair(codes[at][0], 2 * h + 1), C::pair(codes[at][1], 2 * h), C::pair(codes[at][1], 2 * h + 1)};
         device::mma(out[at][h], a, factors[0], factors[1], __half());
-        mma_constant(out[at][h], C::minus_bias, C::minus_bias, factors[0], factors[1]);
-        mma_constant(out[at][h], power_pair(C::step(2 * h)), power_pair(C::step(2 * h + 1)), offsets[0], offsets[1]);
       }
     }
   }
@@ -285,12 +356,17 @@ __device__ __forceinline__ void weigh_codes(float (&out)[HeadDim / 32][2][4], co
 
 template <int HeadDim, int Bits>
 __device__ __forceinline__ void divide_steps(float (&out)[HeadDim / 32][2][4]) {
+  using C = Codes<Bits>;
 #pragma unroll
   for (int n = 0; n < HeadDim / 32; ++n)
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
+    for (int channel = 3; channel >= 0; --channel)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) out[n][h][i] *= 1.f / (1 << Codes<Bits>::step(2 * h + i / 2));
+      for (int i = 0; i < 2; ++i) {
+        float& sum = out[n][channel / 2][channel % 2 * 2 + i];
+        if (channel % C::in_byte > 0) sum -= out[n][(channel - 1) / 2][(channel - 1) % 2 * 2 + i];
+        sum *= kCodeUnit / (1 << C::step(channel));
+      }
 }
 
 // The same for the rows of [first, last) of the run, without steps; value(row) is where the value of row `row` of the run lies.

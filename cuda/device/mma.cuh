@@ -53,6 +53,9 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], uint
 __device__ __forceinline__ void copy_async_bytes(uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
 // zeros where `valid` is false (nothing is read then)
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) { copy_async_bytes(to, from, valid ? 16 : 0); }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -32,7 +32,7 @@ __device__ __forceinline__ void write_probabilities(const DecodeArgs& args, cons
   const int group = args.group(), kv_head = blockIdx.y / group, row = (part * group + blockIdx.y % group) * Threads + threadIdx.x;
   const int length = layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head].len, rows = min(length, probs.columns);
   if (row - int(threadIdx.x) >= rows) return;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, splits = min((length + split_rows - 1) / split_rows, args.splits);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, splits = decode_partials(args, length, int64_t(blockIdx.z) * args.kv_heads + kv_head);
   const int64_t first_head = int64_t(blockIdx.z) * args.heads + kv_head * group;
   float prob = 0;
   for (int first = 0; first < group; first += kHeads) {
@@ -42,7 +42,7 @@ __device__ __forceinline__ void write_probabilities(const DecodeArgs& args, cons
     for (int i = 0; i < kHeads; ++i) scores[i] = i < heads && row < rows ? args.scores[(first_head + first + i) * args.score_stride() + row] : -INFINITY;
     __syncthreads(); // the norms before have been used
     for (int i = warp; i < heads; i += Threads / 32) {
-      const float2* sums = args.partial_sums + (first_head + first + i) * args.splits;
+      const float2* sums = args.partial_sums + (first_head + first + i) * args.partials;
       float max = -INFINITY, sum = 0;
       for (int split = lane; split < splits; split += 32) max = fmaxf(max, sums[split].x);
       max = warp_max(max);
@@ -80,11 +80,11 @@ __global__ void __launch_bounds__(Threads) merge_splits_kernel(const DecodeArgs 
   if (blockIdx.x >= parts) return write_probabilities<Threads>(args, probs, blockIdx.x - parts);
   const int head = blockIdx.y, place = threadIdx.x % Columns, row = threadIdx.x / Columns, column = blockIdx.x * Columns + place;
   const int kv_head = head / args.group();
-  const int length = decode_rows(args, layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head], int64_t(blockIdx.z) * args.kv_heads + kv_head);
-  const int splits = min((length + split_rows - 1) / split_rows, args.splits);
+  const int64_t kv_row = int64_t(blockIdx.z) * args.kv_heads + kv_head;
+  const int splits = decode_partials(args, decode_rows(args, layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head], kv_row), kv_row);
   const int64_t at = int64_t(blockIdx.z) * args.heads + head;
-  const float2* sums = args.partial_sums + at * args.splits;
-  const float* partial = args.partial_out + at * args.splits * args.head_dim + column;
+  const float2* sums = args.partial_sums + at * args.partials;
+  const float* partial = args.partial_out + at * args.partials * args.head_dim + column;
   const bool inside = column < args.head_dim;
 
   float values[Ahead];
@@ -140,8 +140,10 @@ int64_t place_scratch(DecodeArgs& args, int sequences, char* scratch) {
     return part;
   };
   const int64_t rows = int64_t(sequences) * args.heads;
-  args.partial_sums = reinterpret_cast<float2*>(take(rows * args.splits * 8));
-  args.partial_out = reinterpret_cast<float*>(take(rows * args.splits * args.head_dim * 4));
+  args.partials = args.splits + 1;
+  args.partial_counts = reinterpret_cast<int32_t*>(take(int64_t(sequences) * args.kv_heads * 4));
+  args.partial_sums = reinterpret_cast<float2*>(take(rows * args.partials * 8));
+  args.partial_out = reinterpret_cast<float*>(take(rows * args.partials * args.head_dim * 4));
   args.scores = reinterpret_cast<float*>(take(rows * args.score_stride() * 4));
   return bytes;
 }
@@ -207,7 +209,7 @@ void attend_packed_rows(const DecodeArgs& args, Batch& batch, const Matrix& q, c
   with_device_type(batch.shape().dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2) {
-      if (all_codes(batch, args.layer, q)) return attention_decode_codes_launch<T>(args, stream);
+      if (args.partial_counts != nullptr) return attention_decode_codes_launch<T>(args, stream);
       if (all_channels(batch, args.layer, q)) return attention_decode_channels_launch<T>(args, stream);
     }
     attention_decode_segments_launch<T>(args, stream);
@@ -215,10 +217,12 @@ void attend_packed_rows(const DecodeArgs& args, Batch& batch, const Matrix& q, c
 }
 
 void merge_all_splits(const DecodeArgs& args, const ProbsArgs& probs, cudaStream_t stream) {
-  if (args.splits > 128)
+  const int codes = 2 * args.processors / (args.kv_heads * args.count) + 2; // parts of a head, as many as it has blocks
+  const int partials = args.partial_counts == nullptr ? args.splits : std::min(args.splits, codes);
+  if (partials > 128)
     merge_splits<256, 8, 16>(args, probs, stream);
-  else if (args.splits > 1)
-    args.splits > 32 ? merge_splits<512, 32, 8>(args, probs, stream) : merge_splits<128, 32, 8>(args, probs, stream);
+  else if (partials > 1)
+    partials > 32 ? merge_splits<512, 32, 8>(args, probs, stream) : merge_splits<128, 32, 8>(args, probs, stream);
   else if (probs.out != nullptr)
     launch_early(probabilities_kernel<kThreads>, dim3(ProbsArgs::parts(args, kThreads), args.heads, args.count), kThreads, 0, stream, args, probs);
 }
@@ -243,6 +247,7 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
   args.window = window;
   if (!probs) args.scores = nullptr;
   const bool packs = std::any_of(batch.kvs.begin(), batch.kvs.end(), [layer](Kv* kv) { return kv->packs(layer); });
+  if (!packs || !all_codes(batch, layer, q)) args.partial_counts = nullptr;
   if (packs)
     attend_packed_rows(args, batch, q, stream);
   else
@@ -260,6 +265,7 @@ void attention_decode_pages(Context& context, Batch& batch, int32_t layer, Matri
   place_scratch(args, sequences, static_cast<char*>(context.scratch(place_scratch(args, sequences, nullptr))));
   place_queries(args, layer, q, scale, out);
   args.scores = nullptr;
+  args.partial_counts = nullptr;
   args.pages = pages.row<int32_t>(0);
   args.pages_stride = pages.stride;
   args.page_counts = counts.row<int32_t>(0);
