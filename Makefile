@@ -43,7 +43,7 @@ $(BUILD)/cpu/kernels_%.o: cuda/ops/simd/kernels.cpp
 
 -include $(CPU_OBJECTS:.o=.d)
 
-## make cuda    builds build/libkvaccel.so; CUDA_ARCHS="80 90a" narrows the architectures
+## make cuda    builds build/libkvaccel.so; CUDA_ARCHS="80 90a" narrows the architectures, CUDA_EXTRA adds flags of nvcc
 CUDA_LIBRARY := $(BUILD)/libkvaccel.so
 NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 ifeq ($(origin CUDA_ARCHS),undefined)
@@ -53,7 +53,7 @@ endif
 CUDA_TARGETS := $(CUDA_ARCHS:%=sm_%) $(CUDA_PTX:%=compute_%)
 CUDA_GENCODE := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
 	$(foreach arch,$(CUDA_PTX),-gencode arch=compute_$(arch),code=compute_$(arch))
-CUDA_FLAGS := -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden,-Wall '-DKVA_CUDA_TARGETS="$(strip $(CUDA_TARGETS))"' $(CUDA_GENCODE)
+CUDA_FLAGS := -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden,-Wall '-DKVA_CUDA_TARGETS="$(strip $(CUDA_TARGETS))"' $(CUDA_GENCODE) $(CUDA_EXTRA)
 
 # What a backend gives in C++ is in core/cpu*.cpp and core/pool.cpp, or in core/*.cu.
 CUDA_HOST_SOURCES := $(filter-out cuda/core/cpu%.cpp cuda/core/pool.cpp,$(wildcard cuda/core/*.cpp)) $(wildcard cuda/api/*.cpp)
