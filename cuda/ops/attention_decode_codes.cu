@@ -33,6 +33,13 @@ __device__ __forceinline__ const KvHead& head_of(const DecodeArgs& args, int row
   return layer_heads(args.sequences[unsigned(row) / unsigned(args.kv_heads)], args.layer)[unsigned(row) % unsigned(args.kv_heads)];
 }
 
+// How many blocks share `total` runs: each has a run for every warp, and where that costs little, equally long heads have blocks of their own, for a
+// block that goes from one head to the next ends late.
+__device__ __forceinline__ int blocks_of(int64_t total, int heads, int most) {
+  const int needed = min(int64_t(most), max(int64_t(1), total / kWarps)), aligned = needed / heads * heads;
+  return aligned > 0 && (needed < most || aligned >= most - most / 16) ? aligned : needed;
+}
+
 // The block's part of all runs, head after head: runs [first, last) of a head, then `left` ones of those that follow.
 struct Part {
   int row, first = 0, last = 0, left = 0;
@@ -52,7 +59,7 @@ struct Part {
       }
       return total;
     };
-    const int64_t total = each_head([](int, int, int) {}), blocks = min(int64_t(most), max(int64_t(1), total / kWarps));
+    const int64_t total = each_head([](int, int, int) {}), blocks = blocks_of(total, heads, most);
     row = heads;
     if (blockIdx.x >= blocks || total == 0) return;
     const int begin = total * blockIdx.x / blocks, end = total * (blockIdx.x + 1) / blocks;
