@@ -136,18 +136,24 @@ export function methodRows(setting: Setting): Promise<void> {
   });
 }
 
-/** A prompt of a million tokens on two layers; the peak of all layers adds the weights and the kept rows of the others. */
+/** Half a million and a million tokens on two layers; the peak of all layers adds the weights and the kept rows of the others. */
 export async function longRows(setting: Setting): Promise<void> {
   const layers = 2;
   const emitted: Row[] = [];
   await withRunner({ ...setting, emit: (rows) => emitted.push(...rows) }, { layers }, async (measure, { config }) => {
-    const [prefill] = await measure("long prompt", { method: kept("SnapKV"), prompt: K * K, newTokens: 16 });
-    if (!prefill?.peakBytes) return;
     const { heads, kvHeads, headDim, hiddenSize, intermediateSize } = config;
     const weights = 2 * ((2 * heads + 2 * kvHeads) * headDim + 3 * intermediateSize) * hiddenSize;
     const others = shapeConfig(setting.shape).layers - layers;
-    const peak = prefill.peakBytes + others * (weights + 4 * 2048 * kvHeads * headDim);
-    prefill.note = `${layers} layers; all: ${(peak / GIB).toFixed(1)} GiB at the peak; ${prefill.note}`;
+    for (const [method, prompt, rows] of [
+      [kept("SnapKV"), K * K, 2048],
+      [kept("SnapKV"), 512 * K, 2048],
+      ["Full", 512 * K, 512 * K],
+    ] as const) {
+      const [prefill] = await measure("long prompt", { method, prompt, newTokens: 16 });
+      if (!prefill?.peakBytes) continue;
+      const peak = prefill.peakBytes + others * (weights + 4 * rows * kvHeads * headDim);
+      prefill.note = `${layers} layers; all: ${(peak / GIB).toFixed(1)} GiB at the peak; ${prefill.note}`;
+    }
   });
   setting.emit(emitted);
 }
