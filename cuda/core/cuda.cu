@@ -47,6 +47,7 @@ void use_device(int32_t id) { check_cuda(try_device(id), "cudaSetDevice"); }
 CudaDevice::CudaDevice(int32_t id) : id(id) {
   use_device(id);
   CUDA_TRY(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, id));
+  CUDA_TRY(cudaDeviceGetAttribute(&block_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, id));
   int32_t major = 0, minor = 0, pools = 0;
   CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id));
   CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id));

@@ -41,6 +41,7 @@ struct CudaDevice final : Device {
   cudaStream_t stream = nullptr;
   int32_t processors = 0;
   int32_t compute_capability = 0;
+  int32_t block_shared_bytes = 0; // of shared memory, that a block may have
 
   explicit CudaDevice(int32_t id);
   ~CudaDevice() override;

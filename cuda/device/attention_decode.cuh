@@ -65,6 +65,10 @@ __device__ __forceinline__ DecodeBlock decode_place(const DecodeArgs& args, int 
   return block;
 }
 
+__device__ __forceinline__ const KvHead& head_of(const DecodeArgs& args, const DecodeBlock& block) {
+  return layer_heads(args.sequences[block.sequence], args.layer)[block.kv_head];
+}
+
 // whether sees() has anything to look at in rows of the head
 __device__ __forceinline__ bool hides_rows(const DecodeArgs& args, const KvHead& head) {
   return args.window > 0 || head.dead > 0;
@@ -90,7 +94,7 @@ __device__ __forceinline__ int decode_partials(const DecodeArgs& args, int rows,
 template <bool Paged = false>
 __device__ __forceinline__ DecodeBlock decode_block(const DecodeArgs& args, int number) {
   DecodeBlock block = decode_place(args, number);
-  const KvHead& head = layer_heads(args.sequences[block.sequence], args.layer)[block.kv_head];
+  const KvHead& head = head_of(args, block);
   block.keys = head.k;
   block.values = head.v;
   set_hidden(args, head, block);
@@ -109,8 +113,7 @@ __device__ __forceinline__ DecodeBlock decode_block(const DecodeArgs& args, int 
 
 // asks for what decode_block will read of an item to come nearer
 __device__ __forceinline__ void approach_decode_block(const DecodeArgs& args, int number) {
-  const DecodeBlock place = decode_place(args, number);
-  const KvHead* head = layer_heads(args.sequences[place.sequence], args.layer) + place.kv_head;
+  const KvHead* head = &head_of(args, decode_place(args, number));
   asm volatile("prefetch.global.L1 [%0];" ::"l"(&head->k));
   asm volatile("prefetch.global.L1 [%0];" ::"l"(&head->len));
 }

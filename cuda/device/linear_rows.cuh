@@ -11,7 +11,7 @@ namespace kva {
 
 constexpr int kLinearRowsMax = 16;
 constexpr int kLinearStreamRows = 32;
-constexpr int64_t kLinearWorkspaceBytes = int64_t(32) << 20; // of cuBLASLt, above that many rows
+constexpr int64_t kLinearWorkspaceBytes = int64_t(32) << 20; // of cuBLASLt, which takes more rows than these kernels
 
 // out[r, n] = sum_k x[r, k] * weight[n, k] (+ bias[n]) (+ out[r, n]); strides in elements; x, weight and bias of one type
 struct LinearRows {

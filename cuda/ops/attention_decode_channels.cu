@@ -37,10 +37,6 @@ struct ChannelWalk {
   }
 };
 
-__device__ __forceinline__ const KvHead& head_of(const DecodeArgs& args, const DecodeBlock& block) {
-  return layer_heads(args.sequences[block.sequence], args.layer)[block.kv_head];
-}
-
 // Rows of `packs` packs each, one behind the other, inverse = 65536 / packs rounded up; the rows from `valid` on, and the pack that makes a number of packs even, are zeros.
 template <class T, int HeadDim>
 __device__ __forceinline__ void load_short_rows(uint32_t tile, const T* rows, int packs, int inverse, int valid) {

@@ -221,7 +221,7 @@ __device__ void attend_segments(const DecodeArgs& args, int number, float* memor
   shared.scaled = shared.queries + kDecodeHeads * args.head_dim;
   DecodeBlock block;
   if (!open_decode_block(args, number, block)) return;
-  const KvHead head = layer_heads(args.sequences[block.sequence], args.layer)[block.kv_head];
+  const KvHead head = head_of(args, block);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = max(block.last - block.first, 0);
   const int64_t q = block.sequence * args.q_stride + int64_t(block.first_head) * args.head_dim;
   for (int at = threadIdx.x; at < kDecodeHeads * args.head_dim; at += kThreads) {

@@ -31,7 +31,7 @@ constexpr int kShared = 200 << 10; // of a block: one on a multiprocessor, and t
 // a stage, one for each of as many warps
 template <int Tiles, int Pairs, int Blocks>
 struct Plan {
-  static constexpr int tiles = Tiles, pairs = Pairs, blocks = Blocks, turns = kWarps / Blocks;
+  enum : int { tiles = Tiles, pairs = Pairs, blocks = Blocks, turns = kWarps / Blocks };
   static constexpr int half = Pairs * 8, features = 2 * half, half_bytes = Blocks * half * kBlock * 2;
   static constexpr int sums_bytes = kWarps * 8 * features * 4; // of one tile of rows; there are two of them, in turns
   static constexpr int barriers = 2 * sums_bytes, stages_at = (barriers + kMostStages * 16 + 1023) / 1024 * 1024;
@@ -112,7 +112,7 @@ __device__ __forceinline__ void load(const StreamArgs& args, uint32_t shared) {
 }
 
 // Row of eight in shared memory that lane group i of a product has: neighbouring groups, whose lanes are served together, read other banks.
-__device__ __forceinline__ int row_of_group(int group) { return group % 2 * 4 + group / 2; }
+[[maybe_unused]] __device__ __forceinline__ int row_of_group(int group) { return group % 2 * 4 + group / 2; }
 
 template <class T, class P>
 __device__ __forceinline__ void sum(const StreamArgs& args, unsigned char* memory, uint32_t shared) {
@@ -217,8 +217,6 @@ __global__ void __launch_bounds__(kThreads, 1) linear_stream_kernel(const __grid
 
 template <class T, class P>
 void launch(const LinearRows& linear, const CudaDevice& device) {
-  int shared = 0;
-  CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.id));
   StreamArgs args = {};
   args.linear = linear;
   const CUtensorMapDataType type = std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -226,7 +224,7 @@ void launch(const LinearRows& linear, const CudaDevice& device) {
   check_cuda(encode_matrix(&args.x, type, linear.x, linear.rows, linear.in, linear.x_stride, linear.rows, P::blocks), "the map of x");
   args.loaded_bytes = 2 * P::half_bytes + P::blocks * linear.rows * kBlock * 2;
   args.stage_bytes = divide_up(args.loaded_bytes, 1024) * 1024;
-  args.stages = std::min(kMostStages, (std::min(kShared, shared) - P::stages_at) / args.stage_bytes);
+  args.stages = std::min(kMostStages, (std::min(kShared, device.block_shared_bytes) - P::stages_at) / args.stage_bytes);
   const int bytes = P::stages_at + args.stages * args.stage_bytes;
   const int each = linear.gated ? P::half : P::features, features = linear.gated ? linear.features / 2 : linear.features;
   allow_shared<linear_stream_kernel<T, P>>(bytes);

@@ -19,8 +19,9 @@ export interface Setting {
   quick: boolean;
 }
 
-/** budgeted methods with 2048 rows per KV head */
-const kept = (name: string) => `${name}[capacity=2048]`;
+/** rows per KV head that budgeted methods keep */
+const keptRows = 2048;
+const kept = (name: string) => `${name}[capacity=${keptRows}]`;
 const evictors = ["SnapKV", "H2O", "StreamingLLM", "L2Compress", "PyramidKV", "CakeKV", "CaM"].map(kept);
 
 export const layerLengths = [128 * K, 32 * K, 4 * K, 16 * K, 64 * K];
@@ -145,8 +146,8 @@ export async function longRows(setting: Setting): Promise<void> {
     const weights = 2 * ((2 * heads + 2 * kvHeads) * headDim + 3 * intermediateSize) * hiddenSize;
     const others = shapeConfig(setting.shape).layers - layers;
     for (const [method, prompt, rows] of [
-      [kept("SnapKV"), K * K, 2048],
-      [kept("SnapKV"), 512 * K, 2048],
+      [kept("SnapKV"), K * K, keptRows],
+      [kept("SnapKV"), 512 * K, keptRows],
       ["Full", 512 * K, 512 * K],
     ] as const) {
       const [prefill] = await measure("long prompt", { method, prompt, newTokens: 16 });
