@@ -30,7 +30,7 @@ function randomBits(heads: number, rows: number, words: number, density: number)
   return { bits, share: count / ((heads * rows * (rows + 1)) / 2) };
 }
 
-export function sparseAttention(bench: LayerBench, denseMs: number, density: number): Row {
+export function sparseAttention(bench: LayerBench, denseMs: number, density: number, more?: () => boolean): Row {
   const { context, cache, queries, out, scale, config, rows, top, attentionFlops } = bench;
   const queryBlocks = Math.ceil(rows / BLOCK);
   const words = Math.ceil(queryBlocks / 32);
@@ -39,7 +39,7 @@ export function sparseAttention(bench: LayerBench, denseMs: number, density: num
   const bits = scope.tensor("int32", config.heads * queryBlocks, words);
   bits.upload(made.bits);
   const set = { bits, heads: config.heads, firstBlock: 0, block: BLOCK, kinds: null };
-  const ms = timeMs(context, () => blocks.attentionBlocks(cache, 0, 0, queries, scale, set, out), 5);
+  const ms = timeMs(context, () => blocks.attentionBlocks(cache, 0, 0, queries, scale, set, out), { samples: 5, more });
   const ratio = median(ms) / (denseMs * made.share);
   const target = rows === 131072 ? Math.min(wanted[density]!, (denseMs * made.share) / 0.85) : undefined;
   return bench.row(`block-sparse attention, density ${made.share.toFixed(3)}`, ms, {
@@ -67,8 +67,8 @@ export function xattention(bench: LayerBench, denseMs: number, stride = 16): Row
     const shares = new Float64Array(config.heads).fill(0.9);
     blocks.cumulative(scores, { shares, inclusive: true, forced }, { bits });
   };
-  const scoreMs = timeMs(context, score, 5);
-  const chooseMs = timeMs(context, choose, 5);
+  const scoreMs = timeMs(context, score, { samples: 5 });
+  const chooseMs = timeMs(context, choose, { samples: 5 });
   const all = scoreMs.map((ms, i) => ms + chooseMs[i]!);
   return [
     bench.row(`XAttention's estimate, stride ${stride}`, all, {
@@ -140,7 +140,7 @@ export function flexPrefill(bench: LayerBench, denseMs: number): Row[] {
       },
     ],
   ];
-  const times = steps.map(([name, run]) => [name, timeMs(context, run, 5)] as const);
+  const times = steps.map(([name, run]) => [name, timeMs(context, run, { samples: 5 })] as const);
   const all = times[0]![1].map((_, i) => times.reduce((sum, [, ms]) => sum + ms[i]!, 0));
   return [
     bench.row("FlexPrefill's estimate, all heads by both ways", all, {

@@ -1,17 +1,18 @@
 // Prompts and new tokens through the engine, as users run it, with raw samples kept.
 import { EngineProcess } from "../../src/bench/engine-process.ts";
+import { formatCount } from "../../src/bench/format.ts";
 import { stream } from "../../src/bench/prng.ts";
-import { modelInfo, readMethods } from "../../src/cli/engine-setup.ts";
 import type { Completion, EngineOptions, MethodSpec, Request } from "../../src/engine/protocol.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
 import { shapeConfig } from "../../src/model/shapes.ts";
 import type { Ceilings } from "./device.ts";
 import { engineOptions } from "./engine-options.ts";
+import { decodeFloorMs, prefillFloorMs } from "./floors.ts";
 import { gib, median, type Row } from "./row.ts";
 
 export interface Plan {
   shape: string;
-  layers?: number;
+  layers: number;
   device: string;
   memoryLimit?: number;
 }
@@ -21,9 +22,12 @@ export interface Test {
   prompt: number;
   newTokens: number;
   sequences?: number;
+  /** samples of the prefill at most */
   repetitions?: number;
   /** share of the blocks that a sparse method reads in prefill, in place of what it chose */
   density?: number;
+  /** the engine has run prompts already: the first run counts */
+  warm?: boolean;
 }
 
 export interface Sample {
@@ -36,35 +40,30 @@ export interface Sample {
   sparse?: { density: number; selectMs: number };
 }
 
-/** An engine with random weights, and the methods by name. */
+/** An engine with random weights. */
 export class Runner {
   private constructor(
     private readonly options: EngineOptions,
     private engine: EngineProcess,
+    private readonly lost: AbortSignal | undefined,
     readonly config: ModelConfig,
   ) {}
 
-  static async start({ shape, layers, device, memoryLimit = 0 }: Plan): Promise<Runner> {
-    const options: EngineOptions = {
-      model: { shape, ...(layers === undefined ? {} : { layers }), seed: 42 },
-      device,
-      ...engineOptions,
-      memoryLimit,
-    };
-    return new Runner(options, await EngineProcess.start(options), shapeConfig(shape, layers));
+  /** `lost` ends the engine at once; its reason is the error's text. */
+  static async start({ shape, layers, device, memoryLimit = 0 }: Plan, lost?: AbortSignal): Promise<Runner> {
+    const model = { shape, layers, seed: 42 };
+    const options: EngineOptions = { ...engineOptions, model, device, memoryLimit };
+    return new Runner(options, await EngineProcess.start(options, { lost }), lost, shapeConfig(shape, layers));
   }
 
-  async method(name: string): Promise<MethodSpec> {
-    return (await readMethods({ acceleration: [name] }, modelInfo(this.config), true))[0]!;
-  }
-
-  /** Runs a test; the first run does not count where `warm` is not given. Throws where the engine fails. */
-  async run(test: Test, warm = false): Promise<Sample> {
-    const { method, prompt, newTokens, sequences = 1, repetitions = 1, density } = test;
-    const spec = await this.method(method);
-    if (!this.engine.alive) this.engine = await EngineProcess.start(this.options);
+  /** Runs a test; `more` is asked before each sample but the first. Throws where the engine fails. */
+  async run(spec: MethodSpec, test: Test, more: () => boolean): Promise<Sample> {
+    const { prompt, newTokens, sequences = 1, repetitions = 1, density, warm = false } = test;
+    const { lost } = this;
+    if (!this.engine.alive) this.engine = await EngineProcess.start(this.options, { lost });
     const runs: Completion[][] = [];
     for (let repetition = warm ? 0 : -1; repetition < repetitions; repetition++) {
+      if (repetition > 0 && !more()) break;
       const requests = Array.from({ length: sequences }, (_, at) => ({
         ...request(prompt, newTokens, at, repetition, this.config.vocabSize),
         ...(density === undefined ? {} : { density }),
@@ -103,68 +102,54 @@ function request(prompt: number, newTokens: number, at: number, repetition: numb
   };
 }
 
-/** Elements of the weights that every token passes through; the output layer apart. */
-function layerElements(c: ModelConfig): number {
-  const attention = (2 * c.heads + 2 * c.kvHeads) * c.headDim * c.hiddenSize;
-  return c.layers * (attention + 3 * c.hiddenSize * c.intermediateSize);
-}
-
-/** Operations of prompts over the GEMM ceiling; `density` of the attention is computed. */
-function prefillFloorMs(c: ModelConfig, { gemm }: Ceilings, rows: number, sequences: number, density: number): number {
-  const attention = 2 * density * c.layers * c.heads * c.headDim * rows * rows; // 4 * pairs * headDim, half of the pairs visible
-  return (1000 * sequences * (2 * layerElements(c) * rows + attention)) / gemm;
-}
-
-/** Bytes of the weights and the cache over the copy ceiling. */
-function decodeFloorMs(c: ModelConfig, { copy }: Ceilings, cacheBytes: number): number {
-  return (1000 * (2 * (layerElements(c) + c.vocabSize * c.hiddenSize) + cacheBytes)) / copy;
-}
-
 export interface Wanted {
   prefillMs?: number;
   tokenMs?: number;
   peakBytes?: number;
 }
 
-/** The rows of a test: its prefill and, where it makes new tokens, its decode steps. */
-export async function endToEnd(
-  runner: Runner,
-  top: Ceilings,
-  table: Row["table"],
-  test: Test,
-  wanted: Wanted = {},
-  warm = false,
-): Promise<Row[]> {
-  const { config } = runner;
-  const { method, prompt, newTokens, sequences = 1, density } = test;
-  const length = prompt % 1024 === 0 ? `${prompt / 1024}K` : String(prompt);
+/** Names of a test's rows: its prefill, where there is a prompt, and its decode steps; `layers`, where they are not all. */
+export function rowNames({ method, prompt, sequences = 1, density }: Test, layers?: string): string[] {
   const batch = sequences > 1 ? `, batch ${sequences}` : "";
-  const name = `${method} ${length}${density === undefined ? "" : ` at density ${density}`}${batch}`;
-  try {
-    const sample = await runner.run(test, warm);
-    const { sparse } = sample;
-    const read = sparse?.density ?? 1;
-    const chosen = sparse ? `, choice ${sparse.selectMs.toFixed(0)} ms, density ${read.toFixed(3)}` : "";
-    const prefill: Row = {
-      table,
-      name: `prefill, ${name}`,
-      ms: sample.prefillMs,
-      floorMs: prefillFloorMs(config, top, prompt, sequences, read),
-      peakBytes: sample.peakBytes,
-      note: `hooks ${median(sample.methodMs).toFixed(1)} ms${chosen}`,
-      ...(wanted.prefillMs === undefined ? {} : { targetMs: wanted.prefillMs }),
-      ...(wanted.peakBytes === undefined ? {} : { targetPeakBytes: wanted.peakBytes }),
-    };
-    const decode: Row = {
-      table,
-      name: `decode, ${name}`,
-      ms: sample.tokenMs,
-      floorMs: decodeFloorMs(config, top, sample.cacheBytes),
-      note: `cache ${gib(sample.cacheBytes).toFixed(3)} GiB`,
-      ...(wanted.tokenMs === undefined ? {} : { targetMs: wanted.tokenMs }),
-    };
-    return newTokens > 0 ? (prompt > 1 ? [prefill, decode] : [decode]) : [prefill];
-  } catch (error) {
-    return [{ table, name, ms: [], error: error instanceof Error ? error.message : String(error) }];
-  }
+  const share = density === undefined ? "" : ` at density ${density}`;
+  const name = `${method} ${formatCount(prompt)}${share}${batch}${layers === undefined ? "" : `, ${layers}`}`;
+  return prompt > 1 ? [`prefill, ${name}`, `decode, ${name}`] : [`decode, ${name}`];
+}
+
+/** The rows of a test that ran, in the order of their names. */
+export function rowsOf(
+  names: readonly string[],
+  sample: Sample,
+  { config, top, table, test, wanted }: Measured,
+): Row[] {
+  const { sparse } = sample;
+  const read = sparse?.density ?? 1;
+  const chosen = sparse ? `, choice ${sparse.selectMs.toFixed(0)} ms, density ${read.toFixed(3)}` : "";
+  const prefill: Row = {
+    table,
+    name: names[0]!,
+    ms: sample.prefillMs,
+    floorMs: prefillFloorMs(config, top, test.prompt, test.sequences ?? 1, read),
+    peakBytes: sample.peakBytes,
+    note: `hooks ${median(sample.methodMs).toFixed(1)} ms${chosen}`,
+    ...(wanted.prefillMs === undefined ? {} : { targetMs: wanted.prefillMs }),
+    ...(wanted.peakBytes === undefined ? {} : { targetPeakBytes: wanted.peakBytes }),
+  };
+  const decode: Row = {
+    table,
+    name: names.at(-1)!,
+    ms: sample.tokenMs,
+    floorMs: decodeFloorMs(config, top, sample.cacheBytes),
+    note: `cache ${gib(sample.cacheBytes).toFixed(3)} GiB`,
+    ...(wanted.tokenMs === undefined ? {} : { targetMs: wanted.tokenMs }),
+  };
+  return names.length > 1 ? [prefill, decode] : [decode];
+}
+
+export interface Measured {
+  config: ModelConfig;
+  top: Ceilings;
+  table: Row["table"];
+  test: Test;
+  wanted: Wanted;
 }

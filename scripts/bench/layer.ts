@@ -1,90 +1,80 @@
 // One layer of a shape by itself: attention of a prompt, what methods compute on it, decode attention; each against its floor.
+import { formatCount } from "../../src/bench/format.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
+import { Graph } from "../../src/native/graph.ts";
 import { Batch, KvCache, type Rotation } from "../../src/native/kv.ts";
+import type { Backend } from "../../src/native/library.ts";
 import * as ops from "../../src/native/ops.ts";
 import { Scope } from "../../src/native/scope.ts";
 import { quantize } from "../../src/native/segments.ts";
 import { Context, Tensor } from "../../src/native/tensor.ts";
 import { type Ceilings, timeMs } from "./device.ts";
+import { attentionFlops } from "./floors.ts";
 import { median, type Row } from "./row.ts";
 
 /** Query rows that column sums are taken over at a time, as the engine does. */
 const CHUNK = 4096;
 
+/** Bytes that are read between two reads of one cache, at least: no second-level cache holds it until then. */
+export const coldBytes: Record<Backend, number> = { cuda: 256e6, cpu: 4e6 };
+
+/** Calls of decode attention in a graph, at least. */
+export const CALLS = 8;
+
 /** A layer that holds `rows` random rows, and the queries of all of them. */
 export class LayerBench {
-  readonly context: Context;
-  readonly scope: Scope;
-  readonly cache: KvCache;
-  readonly queries: Tensor;
-  readonly out: Tensor;
-  readonly scale: number;
-  private readonly rope: Rotation;
-
-  constructor(
-    device: string,
+  private constructor(
     readonly config: ModelConfig,
     readonly top: Ceilings,
     readonly rows: number,
-  ) {
+    readonly scope: Scope,
+    readonly cache: KvCache,
+    readonly queries: Tensor,
+    readonly out: Tensor,
+  ) {}
+
+  static open(device: string, config: ModelConfig, top: Ceilings, rows: number): LayerBench {
     const { heads, kvHeads, headDim } = config;
-    this.context = Context.open(device);
-    this.scope = new Scope(this.context);
-    this.scale = 1 / Math.sqrt(headDim);
-    this.cache = this.scope.own(
-      KvCache.create(this.context, {
-        layers: 1,
-        heads,
-        kvHeads,
-        headDim,
-        dtype: "bfloat16",
-        sideArrays: 0,
-        unrotatedRows: 0,
-      }),
-    );
-    const frequencies = Float32Array.from({ length: headDim / 2 }, (_, i) => 500000 ** ((-2 * i) / headDim));
-    const invFreq = this.scope.own(Tensor.from(this.context, frequencies, 1, frequencies.length));
-    this.rope = { invFreq, interleaved: false, mscale: 1 };
-    this.queries = this.scope.tensor("bfloat16", rows, heads * headDim);
-    this.out = this.scope.tensor("bfloat16", rows, heads * headDim);
-    this.cache.reserve(0, rows + 256);
-    using scratch = new Scope(this.context);
-    const qkv = scratch.tensor("bfloat16", Math.min(rows, CHUNK), (heads + 2 * kvHeads) * headDim);
-    for (let first = 0; first < rows; first += qkv.rows) {
-      qkv.randomize("normal", first + 1, 1);
-      const count = Math.min(qkv.rows, rows - first);
-      const part = scratch.view(qkv, 0, count);
-      ops.ropeAppend(this.cache, 0, first, part, scratch.view(this.queries, first, count), this.rope);
+    const context = Context.open(device);
+    const scope = new Scope(context);
+    try {
+      const shape = { layers: 1, heads, kvHeads, headDim, dtype: "bfloat16", sideArrays: 0, unrotatedRows: 0 } as const;
+      const cache = scope.own(KvCache.create(context, shape));
+      const queries = scope.tensor("bfloat16", rows, heads * headDim);
+      const out = scope.tensor("bfloat16", rows, heads * headDim);
+      cache.reserve(0, rows + 256);
+      fill(cache, queries);
+      return new LayerBench(config, top, rows, scope, cache, queries, out);
+    } catch (error) {
+      close(scope);
+      throw error;
     }
-    this.cache.seek(rows, 0);
+  }
+
+  get context(): Context {
+    return this.scope.context;
+  }
+
+  get scale(): number {
+    return 1 / Math.sqrt(this.config.headDim);
   }
 
   dispose(): void {
-    this.scope.dispose();
-    this.context.trim();
-    this.context.dispose();
+    close(this.scope);
   }
 
-  private get length(): string {
-    return `${this.rows / 1024}K`;
-  }
-
-  /** operations of dense causal attention, half of the pairs visible */
   get attentionFlops(): number {
-    return 2 * this.rows ** 2 * this.config.headDim * this.config.heads;
+    return attentionFlops(this.config, this.rows);
   }
 
   row(name: string, ms: number[], more: Partial<Row> = {}): Row {
-    return { table: "layer", name: `${name}, ${this.length}`, ms, ...more };
+    return { table: "layer", name: `${name}, ${formatCount(this.rows)}`, ms, ...more };
   }
 
-  attention(repetitions = 5): Row {
+  attention(more?: () => boolean): Row {
     const { cache, queries, out, scale } = this;
-    const ms = timeMs(
-      this.context,
-      () => ops.attentionPrefill(cache, 0, 0, queries, scale, 0, out),
-      this.rows > 65536 ? 3 : repetitions,
-    );
+    const samples = this.rows > 65536 ? 3 : 5;
+    const ms = timeMs(this.context, () => ops.attentionPrefill(cache, 0, 0, queries, scale, 0, out), { samples, more });
     return this.row("dense attention", ms, {
       floorMs: (1000 * this.attentionFlops) / this.top.gemm,
       note: `${((this.attentionFlops / median(ms)) * 1e-9).toFixed(0)} TFLOP/s`,
@@ -92,7 +82,7 @@ export class LayerBench {
   }
 
   /** H2O's sums in the engine's row ranges; the attention that gives their log-sum-exp is not counted */
-  columnSums(denseMs: number): Row {
+  columnSums(denseMs: number, more?: () => boolean): Row {
     const { cache, queries, out, scale, config, rows } = this;
     using scope = new Scope(this.context);
     const lse = scope.tensor("float32", config.heads, rows);
@@ -107,13 +97,10 @@ export class LayerBench {
       };
     });
     sums.fill(0);
-    const ms = timeMs(
-      this.context,
-      () => {
-        for (const part of parts) ops.columnSums(cache, 0, part.first, part.queries, part.lse, scale, "sum", sums);
-      },
-      3,
-    );
+    const run = () => {
+      for (const part of parts) ops.columnSums(cache, 0, part.first, part.queries, part.lse, scale, "sum", sums);
+    };
+    const ms = timeMs(this.context, run, { samples: 3, more });
     return this.row("column sums (H2O)", ms, {
       floorMs: (500 * this.attentionFlops) / this.top.gemm,
       targetMs: 0.6 * denseMs,
@@ -138,15 +125,11 @@ export class LayerBench {
       ops.topk(pooled, kept - window, index);
     });
     let fork = cache.fork();
-    const compaction = timeMs(
-      this.context,
-      () => fork.keep(0, index, 0, window, 256),
-      5,
-      () => {
-        fork.dispose();
-        fork = cache.fork();
-      },
-    );
+    const prepare = () => {
+      fork.dispose();
+      fork = cache.fork();
+    };
+    const compaction = timeMs(this.context, () => fork.keep(0, index, 0, window, 256), { samples: 5, prepare });
     fork.dispose();
     const normMs = timeMs(this.context, () => ops.rowNorms(cache, 0, "keys", 2, norms));
     return [
@@ -157,10 +140,11 @@ export class LayerBench {
     ];
   }
 
-  /** decode attention of one token over all rows, as a graph-free launch; the cache is read once */
+  /** decode attention of one token over all rows; the cache is read once */
   decode(): Row {
     const { config, rows } = this;
-    return this.decodeRow("decode attention", this.cache, 2 * rows * config.kvHeads * config.headDim * 2, 0.94);
+    const bytes = 2 * rows * config.kvHeads * config.headDim * 2;
+    return this.decodeRow("decode attention", this.cache, bytes, 0.94);
   }
 
   /** the same over KIVI's rows of 4 bits, but for the newest 128 */
@@ -173,16 +157,58 @@ export class LayerBench {
     return this.decodeRow("decode attention of 4-bit codes", fork, rows * config.kvHeads * perRow, 0.88);
   }
 
+  /** As in a step: calls in a graph, each on a cache that was read so long ago that it comes from memory. */
   private decodeRow(name: string, cache: KvCache, bytes: number, share: number): Row {
-    const { rows, top, scale } = this;
-    using scope = new Scope(this.context);
-    const batch = scope.own(Batch.create(this.context, 1));
-    batch.set([cache]);
-    batch.reserve(1);
+    const { context, rows, top, scale } = this;
+    using scope = new Scope(context);
+    const caches = [cache];
+    while (caches.length * bytes < coldBytes[context.backend]) caches.push(scope.own(cache.fork()));
     const q = scope.view(this.queries, rows - 1, 1);
     const out = scope.tensor("bfloat16", 1, q.columns);
-    const ms = timeMs(this.context, () => ops.attentionDecode(batch, 0, q, scale, 0, out), 20);
+    const batches = caches.map((one) => {
+      const batch = scope.own(Batch.create(context, 1));
+      batch.set([one]);
+      batch.reserve(1);
+      return batch;
+    });
+    const round = () => {
+      for (const batch of batches) ops.attentionDecode(batch, 0, q, scale, 0, out);
+    };
+    round(); // what is captured has been run before: its scratch is there
+    const rounds = Math.ceil(CALLS / caches.length);
+    const graph = scope.own(
+      Graph.capture(context, () => {
+        for (let i = 0; i < rounds; i++) round();
+      }),
+    );
+    // the launch before the timed one keeps the device busy until that one is queued: the host's part is not in the time
+    const all = timeMs(context, () => graph.launch(), { samples: 20, prepare: () => graph.launch() });
     const floorMs = (1000 * bytes) / top.copy;
+    const ms = all.map((time) => time / (rounds * caches.length));
     return this.row(name, ms, { floorMs, targetMs: floorMs / share });
   }
+}
+
+/** Random rows and their queries, as a prompt leaves them. */
+function fill(cache: KvCache, queries: Tensor): void {
+  const { context, shape } = cache;
+  const { heads, kvHeads, headDim } = shape;
+  using scope = new Scope(context);
+  const frequencies = Float32Array.from({ length: headDim / 2 }, (_, i) => 500000 ** ((-2 * i) / headDim));
+  const invFreq = scope.own(Tensor.from(context, frequencies, 1, frequencies.length));
+  const rope: Rotation = { invFreq, interleaved: false, mscale: 1 };
+  const qkv = scope.tensor("bfloat16", Math.min(queries.rows, CHUNK), (heads + 2 * kvHeads) * headDim);
+  for (let first = 0; first < queries.rows; first += qkv.rows) {
+    qkv.randomize("normal", first + 1, 1);
+    const count = Math.min(qkv.rows, queries.rows - first);
+    const part = scope.view(qkv, 0, count);
+    ops.ropeAppend(cache, 0, first, part, scope.view(queries, first, count), rope);
+  }
+  cache.seek(queries.rows, 0);
+}
+
+function close(scope: Scope): void {
+  scope.dispose();
+  scope.context.trim();
+  scope.context.dispose();
 }
