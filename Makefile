@@ -148,7 +148,7 @@ check: packages
 	$(BUN) check
 	$(BUN) x --no-install biome check --error-on-warnings .
 
-## make bench   speed of the 8B shape on this machine's GPU (a small shape on the CPU); OUT=DIR also saves the samples there
+## make bench   speed of the 8B shape on this machine's GPU within 8 minutes (a small shape on the CPU); OUT=DIR also saves the samples there
 .PHONY: bench
 bench: packages libraries
 	@$(BUN) scripts/bench.ts $(OUT)

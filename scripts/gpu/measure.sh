@@ -20,8 +20,9 @@ step() { # seconds that it needs at most, name, command...
   timeout -k 2 $((left < most ? left : most)) "$@" >"$out/$name.txt" 2>"$out/$name.err"
   echo "-- $name: exit $?, ends at $SECONDS s" >>"$out/steps.txt"
 }
-bench() { # seconds, name, parts
-  BENCH=$3 step "$1" "$2" bun scripts/bench.ts "$out/$2"
+bench() { # seconds, name, parts; rows that do not fit into them say so
+  local left=$((limit - SECONDS))
+  BENCH_SECONDS=$(((left < $1 ? left : $1) - 5)) BENCH=$3 step "$1" "$2" bun scripts/bench.ts "$out/$2"
 }
 ours() {
   BENCH_ROWS=131072,32768,4096 bench 45 layer layer
