@@ -47,6 +47,7 @@ int32_t kva_batch_advance(kva_batch* batch) {
       for (Kv* kv : b.kvs) require(kv->position < INT32_MAX - 1, "a sequence is at position %d, the last one", kv->position);
     });
     advance(b.context, b);
+    b.context.record_change(Context::every_layer);
     b.context.effect([&b] {
       for (Kv* kv : b.kvs) kv->position += 1;
     });

@@ -98,12 +98,13 @@ inline Batch& get_filled(kva_batch* handle) {
   return batch;
 }
 
-// The batch, where the range of sequences, the layer and the rows fit it.
+// The batch, where the range of sequences and the layer fit it, for an op that may change rows of the layer.
 inline Batch& get_range(kva_batch* handle, int32_t first, int32_t sequences, int32_t layer) {
   Batch& b = get_filled(handle);
   require_layer(b.shape(), layer);
   require(first >= 0 && sequences >= 1 && int64_t(first) + sequences <= b.sequences(), "sequences [%d, %lld) must be some of the batch's %d", first,
           (long long)first + sequences, b.sequences());
+  b.context.record_change(layer);
   return b;
 }
 

@@ -132,6 +132,18 @@ int32_t& Context::recorded_appends(const Batch& batch, int32_t layer) {
   return count;
 }
 
+void Context::record_change(int32_t layer) {
+  if (capturing()) recorded_changes_.insert(layer);
+}
+
+bool Context::only_appended(const Batch& batch, int32_t layer, int32_t appends) const {
+  if (!capturing() || recorded_changes_.contains(layer) || recorded_changes_.contains(every_layer)) return false;
+  int32_t by_batch = 0, by_others = 0;
+  for (const auto& [place, count] : recorded_appends_)
+    if (place.second == layer) (place.first == &batch ? by_batch : by_others) += count;
+  return by_batch == appends && by_others == 0;
+}
+
 void Context::require_eager() const { require(!capturing(), "this cannot be part of a graph; end or abandon the capture first"); }
 
 void Context::begin_capture() {
@@ -139,6 +151,7 @@ void Context::begin_capture() {
   auto graph = std::make_unique<Graph>(*this);
   device->begin_recording();
   recorded_appends_.clear();
+  recorded_changes_.clear();
   capture_ = std::move(graph);
 }
 

@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -59,6 +60,12 @@ struct Context {
   void effect(std::function<void()> change);
   // Appends to a layer of a batch that the graph being captured has so far, which conditions must add to the host's counts; 0 when eager.
   int32_t& recorded_appends(const Batch& batch, int32_t layer);
+  // The graph being captured changes rows of the layer otherwise, or, with every_layer, the positions of a batch; nothing when eager.
+  static constexpr int32_t every_layer = -1;
+  void record_change(int32_t layer);
+  // Whether all that the graph being captured does so far to this layer of any cache is `appends` appends by this batch. What else a kernel of it
+  // reads of the layer is as it was before the graph's launch, and may be read before the kernels in front of it have ended. False when eager.
+  bool only_appended(const Batch& batch, int32_t layer, int32_t appends) const;
   bool capturing() const { return capture_ != nullptr; }
   void require_eager() const;  // KVA_E_ARGUMENT while capturing
   void begin_capture();
@@ -83,6 +90,7 @@ struct Context {
   std::vector<void*> outgrown_;
   std::unique_ptr<Graph> capture_;
   std::map<std::pair<const Batch*, int32_t>, int32_t> recorded_appends_;
+  std::set<int32_t> recorded_changes_;  // layers
 };
 
 struct Graph {

@@ -12,6 +12,8 @@
 namespace kva {
 
 constexpr int kDecodeHeads = 16; // query heads of an item
+constexpr int kMostFullRuns = 8;
+constexpr int kSparePartials = 4; // of a query head, beyond its splits: those over codes begin anywhere
 
 struct DecodeArgs {
   KvSeq* const* sequences;
@@ -21,12 +23,14 @@ struct DecodeArgs {
   int q_dtype; // of q and out
   int layer, heads, kv_heads, head_dim, splits, window, count; // count: sequences
   int processors; // of the device
+  bool ahead;     // the kernel before this one in the stream appends to the layer, and no other one that may still run changes it
   float scale;          // with log2(e) in it: scores are in base-2 units
   const int32_t* pages;      // NULL, or [sequences * kv_heads, pages_stride]: the pages that are read, ascending, the last one of the head being last
   const int32_t* page_counts; // with pages: how many of each head; -1: all rows are read
   int64_t pages_stride;
   float* scores;        // NULL, or [sequences * heads, splits * split_rows]
-  int partials;         // of a query head, that there is room for: splits + 1
+  int partials;         // of a query head, that there is room for
+  int full_runs;        // of codes: how many runs at a head's end have rows in full precision; 0 where that does not matter
   int32_t* partial_counts; // NULL: a partial result is of a split; or [sequences * kv_heads]: how many there are of a head that has rows
   float* partial_out;   // [sequences * heads, partials, head_dim]: sum of 2^(score - max) * v
   float2* partial_sums; // [sequences * heads, partials]: max, sum of 2^(score - max)
@@ -172,7 +176,8 @@ void attention_decode_mma_launch(const DecodeArgs& args, cudaStream_t stream); /
 template <class T>
 void attention_decode_fma_launch(const DecodeArgs& args, cudaStream_t stream);
 template <class T>
-void attention_decode_codes_launch(const DecodeArgs& args, cudaStream_t stream); // codes that takes_codes() names, q of the cache's type, two splits or more
+void attention_decode_codes_launch(const DecodeArgs& args, const KvPacking& packing, cudaStream_t stream); // that of all sequences, which takes_codes()
+                                                                                                           // names; q of the cache's type, two splits or more
 template <class T>
 void attention_decode_channels_launch(const DecodeArgs& args, cudaStream_t stream); // no codes; head sizes 64 and 128, q of the cache's type
 template <class T>

@@ -41,7 +41,7 @@ __device__ __forceinline__ void load_decode_rows(uint32_t tile, int place, int v
     const int at = i * 32 + lane, row = at / kPacks, pack = at % kPacks;
     const int64_t offset = row < valid ? static_cast<int64_t>(place + row) * HeadDim + pack * 8 : 0;
     uint32_t to = tile + tile_offset<HeadDim>(row, pack);
-    ((device::copy_async(to, from + offset, row < valid), to += kDecodeTile * HeadDim * 2), ...);
+    ((device::copy_async_once(to, from + offset, row < valid ? 16 : 0), to += kDecodeTile * HeadDim * 2), ...);
   }
 }
 

@@ -6,88 +6,19 @@
 // such a number has more than the one before it, over its step, and this difference is left to the other factor (keys) or to the sums (values).
 #pragma once
 #include "../core/segments.h"
+#include "code_loads.cuh"
 #include "mma.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
 
 namespace kva {
 
-constexpr int kRunRows = 32, kRunHeads = 8, kCodeGroup = 32;
+constexpr int kRunHeads = 8, kCodeGroup = 32;
 
 // whether it takes how a layer's rows are packed
 inline __host__ __device__ bool takes_codes(const KvPacking& packing, int head_dim, int group) {
   return (packing.key_bits == 2 || packing.key_bits == 4) && (packing.value_bits == 2 || packing.value_bits == 4) && packing.channels == 0 &&
          packing.group == kCodeGroup && packing.value_group == kCodeGroup && (head_dim == 64 || head_dim == 128) && group <= kRunHeads;
-}
-
-// A run in shared memory, in pieces of 16 bytes, as in the cache but for places that keep reads out of each other's banks. Codes of keys: [words][32
-// rows], the piece of rows 4 i.. of word w at place i ^ 2 (w % 4) of its line. Codes of values: a gap after each four rows, at 2 bits after each
-// eight; scales of values: a gap after each line.
-template <int HeadDim>
-struct CodeStage {
-  static constexpr int keys = 0, values = HeadDim * 16, key_scales = values + HeadDim * 16 + 128, value_scales = key_scales + HeadDim * 4;
-  static constexpr int bytes = (value_scales + HeadDim / 32 * 144 + 127) / 128 * 128; // of 4 bits; 2 bits leave room
-  static constexpr int block = HeadDim / 8; // pieces of values between gaps
-
-  static KVA_HOST_DEVICE constexpr int gap(int bits) { return 64 / bits; }
-  static KVA_HOST_DEVICE constexpr int value_place(int piece, int bits) { return piece * 16 + piece / block * gap(bits); }
-  static KVA_HOST_DEVICE constexpr int value_scale_place(int piece) { return piece * 16 + piece / 8 * 16; }
-};
-
-// Where the codes of a head are; a warp's own lies in shared memory.
-struct CodeSource {
-  const char *keys, *key_scales, *values, *value_scales;
-
-  __device__ explicit CodeSource(const KvHead& head)
-      : keys(static_cast<const char*>(head.packed_k)), key_scales(reinterpret_cast<const char*>(head.key_scales)),
-        values(reinterpret_cast<const char*>(head.packed_v)), value_scales(reinterpret_cast<const char*>(head.value_scales)) {}
-};
-
-template <int HeadDim, int Bits>
-__device__ __forceinline__ void load_key_codes(uint32_t stage, const CodeSource& source, int run) {
-  using Stage = CodeStage<HeadDim>;
-  constexpr int pieces = HeadDim * Bits / 4;
-  const int lane = threadIdx.x % 32, word = lane / 8, place = word * 8 + (lane % 8 ^ word * 2);
-  const char* keys = source.keys + uint64_t(uint32_t(run * pieces + lane)) * 16;
-#pragma unroll
-  for (int at = 0; at < pieces; at += 32) device::copy_async(stage + Stage::keys + place * 16 + at * 16, keys + at * 16);
-  if (lane < HeadDim / 4) device::copy_async(stage + Stage::key_scales + lane * 16, source.key_scales + uint64_t(uint32_t(run * (HeadDim / 4) + lane)) * 16);
-}
-
-// The values of a run; with Valid of its first `valid` rows, scales of the others are zeros.
-template <int HeadDim, int Bits, bool Valid>
-__device__ __forceinline__ void load_value_codes(uint32_t stage, const CodeSource& source, int run, int valid = kRunRows) {
-  using Stage = CodeStage<HeadDim>;
-  constexpr int pieces = HeadDim * Bits / 4;
-  const int lane = threadIdx.x % 32;
-  const char* values = source.values + uint64_t(uint32_t(run * pieces + lane)) * 16;
-  const uint32_t place = stage + Stage::values + Stage::value_place(lane, Bits);
-#pragma unroll
-  for (int at = 0; at < pieces; at += 32) {
-    if constexpr (Valid)
-      device::copy_async_bytes(place + Stage::value_place(at, Bits), values + at * 16, (at + lane) * kRunRows / pieces < valid ? 16 : 0);
-    else
-      device::copy_async(place + Stage::value_place(at, Bits), values + at * 16);
-  }
-  const char* scales = source.value_scales + uint64_t(uint32_t(run * (HeadDim / 4) + lane)) * 16;
-  const uint32_t scale_place = stage + Stage::value_scales + Stage::value_scale_place(lane);
-  if (lane < HeadDim / 4) {
-    if constexpr (Valid)
-      device::copy_async_bytes(scale_place, scales, min(max(valid * (HeadDim / 8) - lane * 16, 0), 16));
-    else
-      device::copy_async(scale_place, scales);
-  }
-}
-
-// Copies what is codes of a run.
-template <int HeadDim>
-__device__ __forceinline__ void load_codes(uint32_t stage, const KvHead& head, int run) {
-  const CodeSource source(head);
-  if (run * kRunRows < head.packed_keys)
-    head.packing.key_bits == 4 ? load_key_codes<HeadDim, 4>(stage, source, run) : load_key_codes<HeadDim, 2>(stage, source, run);
-  const int valid = head.packed_values - run * kRunRows;
-  if (valid > 0)
-    head.packing.value_bits == 4 ? load_value_codes<HeadDim, 4, true>(stage, source, run, valid) : load_value_codes<HeadDim, 2, true>(stage, source, run, valid);
 }
 
 constexpr float kCodeUnit = 1 << 24; // 1 / the number that code 1 is where it stands
@@ -132,17 +63,25 @@ __device__ __forceinline__ uint32_t any_register() {
 template <class T, int HeadDim, int Bits>
 __device__ __forceinline__ float load_code_query(uint4* query, const T* q, int heads) {
   using C = Codes<Bits>;
+  constexpr int pieces = C::each / 8; // of 16 bytes of a word's channels
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-  float numbers[HeadDim / 8][2], largest = 0;
+  uint32_t from[HeadDim / 8]; // pairs of channels, word after word
 #pragma unroll
-  for (int n = 0; n < HeadDim / 8; ++n) {
-    const int channel = (quad + n / C::pairs * 4) * C::each + n % C::pairs;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      numbers[n][i] = group < heads ? device::widen(q[group * HeadDim + channel + i * C::pairs]) : 0;
-      largest = fmaxf(largest, fabsf(numbers[n][i]));
-    }
+  for (int n = 0; n < HeadDim / 32; ++n) {
+    const int piece = (quad + n / pieces * 4) * pieces + n % pieces;
+    const uint4 four = group < heads ? *reinterpret_cast<const uint4*>(q + group * HeadDim + piece * 8) : uint4{0, 0, 0, 0};
+    from[n * 4] = four.x, from[n * 4 + 1] = four.y, from[n * 4 + 2] = four.z, from[n * 4 + 3] = four.w;
   }
+  const auto number = [&](int n, int i) { // the two of a pair are half a word apart
+    const int channel = n / C::pairs * C::each + n % C::pairs + i * C::pairs;
+    const uint16_t bits = static_cast<uint16_t>(from[channel / 2] >> channel % 2 * 16);
+    T element;
+    memcpy(&element, &bits, sizeof(T));
+    return device::widen(element);
+  };
+  float largest = 0;
+#pragma unroll
+  for (int n = 0; n < HeadDim / 8; ++n) largest = fmaxf(largest, fmaxf(fabsf(number(n, 0)), fabsf(number(n, 1))));
   largest = fmaxf(largest, __shfl_xor_sync(device::kAllLanes, largest, 1));
   largest = fmaxf(largest, __shfl_xor_sync(device::kAllLanes, largest, 2));
   const int exponent = min(max(__float_as_int(largest) >> 23, 8), 228) - 127;
@@ -151,7 +90,7 @@ __device__ __forceinline__ float load_code_query(uint4* query, const T* q, int h
 #pragma unroll
   for (int n = 0; n < HeadDim / 8; ++n) {
     const float stepped = factor / (1 << C::step(n));
-    placed[C::query_place(n)] = device::pack_pair(numbers[n][0] * stepped, numbers[n][1] * stepped, __half());
+    placed[C::query_place(n)] = device::pack_pair(number(n, 0) * stepped, number(n, 1) * stepped, __half());
   }
 #pragma unroll
   for (int n = 0; n < HeadDim / 8; n += 4) query[n / 4 * 32] = {placed[n], placed[n + 1], placed[n + 2], placed[n + 3]};

@@ -6,6 +6,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "../core/cuda.h"
@@ -34,6 +36,17 @@ __device__ __forceinline__ void wait_for_inputs() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+// What a kernel reads before its inputs are there does not stay in the first-level cache, where it would be found again afterwards.
+template <class T>
+__device__ __forceinline__ T read_ahead(const T& from) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  using Bits = std::conditional_t<sizeof(T) == 4, unsigned, unsigned long long>;
+  const Bits bits = __ldcg(reinterpret_cast<const Bits*>(&from));
+  T value;
+  memcpy(&value, &bits, sizeof(T));
+  return value;
 }
 
 // From here on, in every block, the next kernel may start.

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "vec.cuh"
+
 namespace kva::device {
 
 // ---- barriers in shared memory (addresses of 8 bytes) ----
@@ -47,6 +49,13 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, ui
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
       ::"r"(to), "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
+// of what is read once
+__device__ __forceinline__ void copy_box_once(uint32_t to, const CUtensorMap& map, uint32_t barrier, int c0, int c1, int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;"
+      ::"r"(to), "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "l"(read_once())
       : "memory");
 }
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, uint32_t barrier, int c0, int c1, int c2, int c3) {

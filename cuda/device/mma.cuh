@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "vec.cuh"
+
 namespace kva::device {
 
 // d += a * b: a 16 x 16 row after row, b 16 x 8 column after column, d 16 x 8 in fp32. Lane l holds of d rows l/4 and l/4 + 8, columns
@@ -58,6 +60,13 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
 }
 // zeros where `valid` is false (nothing is read then)
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) { copy_async_bytes(to, from, valid ? 16 : 0); }
+// The same of what is read once.
+__device__ __forceinline__ void copy_async_once(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(read_once()) : "memory");
+}
+__device__ __forceinline__ void copy_async_once(uint32_t to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from), "r"(bytes), "l"(read_once()) : "memory");
+}
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int Pending>
 __device__ __forceinline__ void copy_async_wait() {

@@ -52,6 +52,14 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, Width>& pack) {
   *reinterpret_cast<Pack<T, Width>*>(to) = pack;
 }
 
+// Reads with this policy leave the second-level cache before anything else: a step streams weights and cache through it, gigabytes that nobody reads
+// again, past tables, partial results and instructions that the next kernel wants.
+__device__ __forceinline__ uint64_t read_once() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // a load of 16 bytes that are read once: it does not stay in the first-level cache
 __device__ __forceinline__ uint4 load_streaming(const void* from) {
   uint4 value;

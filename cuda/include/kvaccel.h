@@ -185,7 +185,8 @@ KVA_API int32_t kva_add(kva_tensor* x, kva_tensor* y, kva_tensor* out);
 KVA_API int32_t kva_rope_append(kva_kv* kv, int32_t layer, int32_t start, kva_tensor* qkv, kva_tensor* q, kva_tensor* inv_freq,
                                 int32_t interleaved, float mscale);
 /* Decode: row s of qkv is the next token of sequence s of the batch, at that sequence's position counter (not advanced here).
- * Row s of inv_freq is used for sequence s where it has as many rows as the batch, else row 0. q may be the first columns of qkv. */
+ * Row s of inv_freq is used for sequence s where it has as many rows as the batch, else row 0. q may be the first columns of qkv.
+ * In a graph, no op of the same graph may write inv_freq. */
 KVA_API int32_t kva_rope_append_batch(kva_batch* batch, int32_t layer, kva_tensor* qkv, kva_tensor* q, kva_tensor* inv_freq,
                                       int32_t interleaved, float mscale);
 /* Causal attention of query rows over the layer's rows of one sequence: query row i is cache row first_row + i and sees cache rows

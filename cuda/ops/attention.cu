@@ -75,13 +75,15 @@ __global__ void __launch_bounds__(Threads) merge_splits_kernel(const DecodeArgs 
   constexpr int kRows = Threads / Columns, kChunk = Ahead * kRows, kWarps = Threads / 32;
   __shared__ float outs[kWarps][Columns], shared[kWarps], shares[kChunk];
   let_next_start();
-  wait_for_inputs();
-  const int parts = divide_up(args.head_dim, Columns);
-  if (blockIdx.x >= parts) return write_probabilities<Threads>(args, probs, blockIdx.x - parts);
   const int head = blockIdx.y, place = threadIdx.x % Columns, row = threadIdx.x / Columns, column = blockIdx.x * Columns + place;
   const int kv_head = head / args.group();
   const int64_t kv_row = int64_t(blockIdx.z) * args.kv_heads + kv_head;
-  const int splits = decode_partials(args, decode_rows(args, layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head], kv_row), kv_row);
+  // the kernel before this one lets it start when it has its own inputs, of which these are
+  const int rows = decode_rows(args, layer_heads(args.sequences[blockIdx.z], args.layer)[kv_head], kv_row);
+  wait_for_inputs();
+  const int parts = divide_up(args.head_dim, Columns);
+  if (blockIdx.x >= parts) return write_probabilities<Threads>(args, probs, blockIdx.x - parts);
+  const int splits = decode_partials(args, rows, kv_row);
   const int64_t at = int64_t(blockIdx.z) * args.heads + head;
   const float2* sums = args.partial_sums + at * args.partials;
   const float* partial = args.partial_out + at * args.partials * args.head_dim + column;
@@ -140,7 +142,7 @@ int64_t place_scratch(DecodeArgs& args, int sequences, char* scratch) {
     return part;
   };
   const int64_t rows = int64_t(sequences) * args.heads;
-  args.partials = args.splits + 1;
+  args.partials = args.splits + kSparePartials;
   args.partial_counts = reinterpret_cast<int32_t*>(take(int64_t(sequences) * args.kv_heads * 4));
   args.partial_sums = reinterpret_cast<float2*>(take(rows * args.partials * 8));
   args.partial_out = reinterpret_cast<float*>(take(rows * args.partials * args.head_dim * 4));
@@ -162,7 +164,8 @@ bool all_codes(Batch& batch, int32_t layer, const Matrix& q) {
   const KvShape& shape = batch.shape();
   if (shape.dtype == KVA_F32 || q.dtype != shape.dtype || batch.splits <= 1) return false;
   if (reinterpret_cast<uintptr_t>(q.data) % 16 != 0 || q.stride % 8 != 0) return false;
-  return every_packing(batch, layer, [&](const KvPacking& packing) { return takes_codes(packing, shape.head_dim, shape.group()); });
+  const KvPacking& first = batch.kvs[0]->layer(layer)[0].packing;
+  return takes_codes(first, shape.head_dim, shape.group()) && every_packing(batch, layer, [&](const KvPacking& packing) { return packing == first; });
 }
 
 // whether attention_decode_channels_launch does
@@ -209,7 +212,7 @@ void attend_packed_rows(const DecodeArgs& args, Batch& batch, const Matrix& q, c
   with_device_type(batch.shape().dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2) {
-      if (args.partial_counts != nullptr) return attention_decode_codes_launch<T>(args, stream);
+      if (args.partial_counts != nullptr) return attention_decode_codes_launch<T>(args, batch.kvs[0]->layer(args.layer)[0].packing, stream);
       if (all_channels(batch, args.layer, q)) return attention_decode_channels_launch<T>(args, stream);
     }
     attention_decode_segments_launch<T>(args, stream);
@@ -248,6 +251,9 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
   if (!probs) args.scores = nullptr;
   const bool packs = std::any_of(batch.kvs.begin(), batch.kvs.end(), [layer](Kv* kv) { return kv->packs(layer); });
   if (!packs || !all_codes(batch, layer, q)) args.partial_counts = nullptr;
+  const int32_t residual = batch.kvs[0]->layer(layer)[0].packing.residual, full_runs = residual / kRunRows + 1;
+  args.full_runs = residual > 0 && full_runs <= kMostFullRuns ? full_runs : 0;
+  args.ahead = window == 0 && context.only_appended(batch, layer, 1);
   if (packs)
     attend_packed_rows(args, batch, q, stream);
   else

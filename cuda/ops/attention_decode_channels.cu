@@ -48,7 +48,7 @@ __device__ __forceinline__ void load_short_rows(uint32_t tile, const T* rows, in
     const bool inside = at < count;
     const int row = inside ? at * inverse >> 16 : at - count, pack = inside ? at - row * packs : packs;
     const bool read = inside && row < valid;
-    device::copy_async(tile + tile_offset<HeadDim>(row, pack), read ? rows + at * 8 : rows, read);
+    device::copy_async_once(tile + tile_offset<HeadDim>(row, pack), read ? rows + at * 8 : rows, read ? 16 : 0);
   }
 }
 

@@ -1,20 +1,20 @@
 // Decode attention over rows that are codes of 2 or 4 bits but for the newest, on the tensor cores: f16 and bf16, head sizes 64 and 128, groups
 // of 32, up to 8 query heads for a KV head. The runs of 32 rows of all heads, one after the other, are shared out evenly among the blocks; the part
-// of a head that a block has is a partial result. A warp goes through each eighth of its runs, with those of the next run on their way.
+// of a head that a block has is a partial result. A warp goes through each eighth of its runs, with those of the next run on their way. In a recorded
+// step the first two of each warp are asked for before the new row is there.
 // floor: 160 bytes a row and KV head at 4 bits and head size 128, 96 at 2, at copy bandwidth: 56 us at 128K rows and 8 KV heads.
 // measured (H100 80GB, 2026-11-25), 4 query heads for a KV head, 8 KV heads: 75 us at 128K rows, 78 with the merge; 30 and 33 at 32K, 19 and 22 at 4K (13 and
 // 17 where a warp or a team of warps had splits of 256 rows); 16 sequences of 4K 56 and 60. 420 instructions for a run of 5 KB.
 // gap: a block has its queries 7 to 9 us after it has begun, for they are asked for behind every warp's first run; a block that goes from one head to the
 // next, or that has a head's rows in full precision, ends last.
 #include "../core/cuda.h"
-#include "../device/attention_decode.cuh"
-#include "../device/code_runs.cuh"
+#include "../device/code_shares.cuh"
 #include "../device/number.cuh"
 
 namespace kva {
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * 32, kResident = 2; // of a block; blocks of a multiprocessor
+constexpr int kWarps = kCodeWarps, kThreads = kCodeThreads, kResident = 2; // blocks of a multiprocessor
 constexpr float kHeadroom = 2, kSlack = 4; // the share of the largest score is 2^2, later ones are up to 2^6: times a scale of values below 1024
 
 template <int HeadDim>
@@ -23,108 +23,8 @@ struct CodeShared {
   static constexpr int stages = kWarps * 2 * CodeStage<HeadDim>::bytes, query_bytes = HeadDim * 16; // [HeadDim / 32][lane] pieces of 16 bytes
   static constexpr int sums = stages, places = sums + kWarps * kRunHeads * 8; // [warp][head]: max, sum; [warp]: where its sums of values lie
   static constexpr int code_query = places + kWarps * 4 + 96, full_query = code_query + query_bytes, factors = full_query + query_bytes;
-  static constexpr int sources = factors + kRunHeads * 4, bytes = sources + kWarps * int(sizeof(CodeSource)); // [warp]
+  static constexpr int heads = factors + kRunHeads * 4, bytes = heads + (kWarps + 1) * int(sizeof(CodeHead)); // the block's, and each warp's
   static_assert(kRunHeads * out_stride * 4 <= CodeStage<HeadDim>::bytes && code_query % 128 == 0);
-};
-
-__device__ __forceinline__ int runs_of(const KvHead& head) { return (head.len + kRunRows - 1) / kRunRows; }
-
-__device__ __forceinline__ const KvHead& head_of(const DecodeArgs& args, int row) { // row: of all KV heads of the batch
-  return layer_heads(args.sequences[unsigned(row) / unsigned(args.kv_heads)], args.layer)[unsigned(row) % unsigned(args.kv_heads)];
-}
-
-// How many blocks share `total` runs: each has a run for every warp, and where that costs little, equally long heads have blocks of their own, for a
-// block that goes from one head to the next ends late.
-__device__ __forceinline__ int blocks_of(int64_t total, int heads, int most) {
-  const int needed = min(int64_t(most), max(int64_t(1), total / kWarps)), aligned = needed / heads * heads;
-  return aligned > 0 && (needed < most || aligned >= most - most / 16) ? aligned : needed;
-}
-
-// The block's part of all runs, head after head: runs [first, last) of a head, then `left` ones of those that follow.
-struct Part {
-  int row, first = 0, last = 0, left = 0;
-  int place = 0; // of this part of the head among the parts of that head
-
-  // the part of block blockIdx.x of at most `most` blocks, before its first head; `shared` has room for kWarps + 2 ints
-  __device__ Part(const DecodeArgs& args, int most, int* shared) {
-    const int heads = args.count * args.kv_heads;
-    const auto each_head = [&](const auto& body) {
-      int total = 0;
-      for (int base = 0; base < heads; base += kThreads) {
-        const int at = base + threadIdx.x, runs = at < heads ? runs_of(head_of(args, at)) : 0;
-        int sum;
-        const int before = total + device::block_prefix<kThreads>(runs, shared, &sum);
-        body(at, before, runs);
-        total += sum;
-      }
-      return total;
-    };
-    const int64_t total = each_head([](int, int, int) {}), blocks = blocks_of(total, heads, most);
-    row = heads;
-    if (blockIdx.x >= blocks || total == 0) return;
-    const int begin = total * blockIdx.x / blocks, end = total * (blockIdx.x + 1) / blocks;
-    each_head([&](int at, int before, int runs) {
-      if (begin < before || begin >= before + runs) return;
-      shared[kWarps] = at;
-      shared[kWarps + 1] = before;
-    });
-    __syncthreads();
-    row = shared[kWarps] - 1;
-    const int before = shared[kWarps + 1];
-    first_ = begin - before;
-    left = end - begin;
-    place = blockIdx.x - ((int64_t(before) + 1) * blocks - 1) / total;
-  }
-
-  // on to the next head's; false where there is none
-  __device__ __forceinline__ bool next(const DecodeArgs& args) {
-    if (left == 0) return false;
-    int runs;
-    do runs = runs_of(head_of(args, ++row));
-    while (runs == 0);
-    if (last > 0) place = 0;
-    first = first_;
-    last = min(runs, first + left);
-    left -= last - first;
-    first_ = 0;
-    return true;
-  }
-
- private:
-  int first_ = 0;
-};
-
-// A warp's own walk through its runs, one ahead of the one that it computes.
-template <int HeadDim>
-struct RunLoader {
-  const DecodeArgs& args;
-  Part part;
-  CodeSource& source; // of the part's head
-  int run = 0;        // the next one
-
-  __device__ RunLoader(const DecodeArgs& args, const Part& part, CodeSource& source) : args(args), part(part), source(source) {}
-
-  __device__ __forceinline__ void load(uint32_t stage) {
-    while (run >= part.last && part.next(args)) {
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) source = CodeSource(head_of(args, part.row));
-      __syncwarp();
-      run = part.first + threadIdx.x / 32;
-    }
-    if (run < part.last) load_codes<HeadDim>(stage, head_of(args, part.row), run);
-    run += kWarps;
-    device::copy_async_commit();
-  }
-
-  // of a head of which the run before was codes, too, one that is nothing else
-  template <int KeyBits, int ValueBits>
-  __device__ __forceinline__ void load_whole(uint32_t stage) {
-    const CodeSource from = source;
-    load_key_codes<HeadDim, KeyBits>(stage, from, run);
-    load_value_codes<HeadDim, ValueBits, false>(stage, from, run);
-    run += kWarps;
-    device::copy_async_commit();
-  }
 };
 
 template <int HeadDim>
@@ -252,19 +152,10 @@ __device__ __forceinline__ void merge_warps(const DecodeArgs& args, const Decode
   __syncthreads(); // before the states are written again
 }
 
-// body(bits of keys, bits of values), as constants
-template <class Body>
-__device__ __forceinline__ void with_bits(int key_bits, int value_bits, const Body& body) {
-  using Two = std::integral_constant<int, 2>;
-  using Four = std::integral_constant<int, 4>;
-  if (key_bits == 4)
-    value_bits == 4 ? body(Four(), Four()) : body(Four(), Two());
-  else
-    value_bits == 4 ? body(Two(), Four()) : body(Two(), Two());
-}
-
-template <class T, int HeadDim>
-__global__ void __launch_bounds__(kThreads, kResident) attention_decode_codes_kernel(const DecodeArgs args, const int most) {
+// Instructions come through the second-level cache, too, where they wait behind the data: a warp's last run takes the path of those before it, and
+// there is a kernel for each number of bits.
+template <class T, int HeadDim, int KeyBits, int ValueBits>
+__global__ void __launch_bounds__(kThreads, kResident) attention_decode_codes_kernel(const DecodeArgs args) {
   using Stage = CodeStage<HeadDim>;
   using Shared = CodeShared<HeadDim>;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -273,66 +164,85 @@ __global__ void __launch_bounds__(kThreads, kResident) attention_decode_codes_ke
   uint4* full_query = reinterpret_cast<uint4*>(shared + Shared::full_query) + lane;
   float* factors = reinterpret_cast<float*>(shared + Shared::factors); // of the scores of codes, for each head
   unsigned char* own = shared + warp * 2 * Stage::bytes;
-  device::wait_for_inputs();
-
-  Part part(args, most, reinterpret_cast<int*>(shared + Shared::sums));
-  RunLoader<HeadDim> loader(args, part, reinterpret_cast<CodeSource*>(shared + Shared::sources)[warp]);
-  loader.load(device::shared_address(own));
+  int* counts = reinterpret_cast<int*>(shared + Shared::sums);
+  CodeHead* heads = reinterpret_cast<CodeHead*>(shared + Shared::heads);
+  CodeHead &current = heads[0], &loaded = heads[1 + warp];
+  bool ahead = args.ahead && args.count * args.kv_heads <= kThreads;
+  if (!ahead) device::wait_for_inputs();
+  Part part(args, current, counts);
+  RunLoader<T, HeadDim, KeyBits, ValueBits> loader(args, loaded, device::shared_address(own));
+  loader.begin(part, current);
+  if (ahead) {
+    loader.load_ahead();
+    device::wait_for_inputs();
+  }
   int stage = 0; // of the next run
-  while (part.next(args)) {
+  while (part.next(args, current, threadIdx.x == 0, [] { __syncthreads(); })) {
     const KvHead& head = head_of(args, part.row);
-    const int packed_keys = head.packed_keys, packed_values = head.packed_values, key_bits = head.packing.key_bits, value_bits = head.packing.value_bits;
+    const int packed_keys = current.packed_keys, packed_values = current.packed_values;
     const Segments<DeviceNumber, T> segments{head, HeadDim};
     DecodeBlock block;
     block.sequence = part.row / args.kv_heads;
     block.kv_head = part.row % args.kv_heads;
     block.heads = args.group();
     block.first_head = block.kv_head * block.heads;
-    block.last = head.len;
+    block.last = device::read_ahead(head.len); // may be more than it was ahead
 
     const T* q = static_cast<const T*>(args.q) + block.sequence * args.q_stride + int64_t(block.first_head) * HeadDim;
+    // before the first runs, which would be in their way; the other warps need not wait with theirs
     if (warp == 0) {
-      const float factor = key_bits == 4 ? load_code_query<T, HeadDim, 4>(code_query, q, block.heads) : load_code_query<T, HeadDim, 2>(code_query, q, block.heads);
+      const float factor = load_code_query<T, HeadDim, KeyBits>(code_query, q, block.heads);
       if (quad == 0) factors[lane / 4] = factor;
     } else if (warp == 1) {
       load_full_query<T, HeadDim>(full_query, q, block.heads);
     }
-    __syncthreads();
+    // where the warp has no run of the head, its other stage is for the merge
+    for (const int most = part.first + warp < part.last ? 2 : 1; loader.waiting < most;) loader.load(stage);
+    const bool outdated = ahead && part.outdated(args);
+    ahead = false;
+    if (__syncthreads_or(outdated)) { // the appended row is the first one of its run: another share
+      device::copy_async_wait<0>();
+      part = Part(args, current, counts);
+      loader.begin(part, current);
+      continue;
+    }
     const float code_scale[2] = {args.scale * factors[quad * 2], args.scale * factors[quad * 2 + 1]};
     const bool plain = !hides_rows(args, head) && args.scores == nullptr && args.scale >= 0;
     RunState<HeadDim> state;
     bool stepped = true; // sums of values with the steps of codes in them
     const auto divide = [&] {
-      if (stepped) value_bits == 4 ? divide_steps<HeadDim, 4>(state.out) : divide_steps<HeadDim, 2>(state.out);
+      if (stepped) divide_steps<HeadDim, ValueBits>(state.out);
       stepped = false;
     };
     int run = part.first + warp;
-    const int whole = plain ? min(part.last, min(packed_keys, packed_values) / kRunRows) : 0; // runs before this one are codes alone, all seen
-    with_bits(key_bits, value_bits, [&](auto of_key, auto of_value) {
-      constexpr int KeyBits = decltype(of_key)::value, ValueBits = decltype(of_value)::value;
-      for (; run < whole; run += kWarps) {
-        const uint32_t next = device::shared_address(own + (stage ^ 1) * Stage::bytes);
-        run + kWarps < whole ? loader.template load_whole<KeyBits, ValueBits>(next) : loader.load(next);
-        device::copy_async_wait<1>();
-        __syncwarp();
-        const unsigned char* tile = own + stage * Stage::bytes;
-        float scores[2][4] = {}, zeros[2];
-        score_codes<HeadDim, KeyBits>(scores, zeros, code_query, tile);
-        state.add(scores, code_scale, {zeros[0] * code_scale[0], zeros[1] * code_scale[1]});
-        weigh_codes<HeadDim, ValueBits>(state.out, state.zeros, scores, tile);
-        __syncwarp(); // every lane has read the stage
-        stage ^= 1;
+    const int whole = plain ? min(part.last, current.whole()) : 0; // runs before this one are codes alone, all seen
+    for (; run < whole; run += kWarps) {
+      if (loader.waiting < 2) {
+        if (run + kWarps < whole)
+          loader.load_whole(stage);
+        else if (!loader.load_nothing())
+          loader.load(stage);
       }
-    });
+      device::copy_async_wait<1>();
+      __syncwarp();
+      const unsigned char* tile = own + stage * Stage::bytes;
+      float scores[2][4] = {}, zeros[2];
+      score_codes<HeadDim, KeyBits>(scores, zeros, code_query, tile);
+      state.add(scores, code_scale, {zeros[0] * code_scale[0], zeros[1] * code_scale[1]});
+      weigh_codes<HeadDim, ValueBits>(state.out, state.zeros, scores, tile);
+      __syncwarp(); // every lane has read the stage
+      loader.waiting = 1;
+      stage ^= 1;
+    }
     for (; run < part.last; run += kWarps) {
-      loader.load(device::shared_address(own + (stage ^ 1) * Stage::bytes));
+      if (loader.waiting < 2) loader.load(stage);
       device::copy_async_wait<1>();
       __syncwarp();
       const unsigned char* tile = own + stage * Stage::bytes;
       const int row = run * kRunRows;
       float scores[2][4] = {}, zeros[2] = {0, 0}, scale[2];
       if (row < packed_keys) {
-        key_bits == 4 ? score_codes<HeadDim, 4>(scores, zeros, code_query, tile) : score_codes<HeadDim, 2>(scores, zeros, code_query, tile);
+        score_codes<HeadDim, KeyBits>(scores, zeros, code_query, tile);
         scale[0] = code_scale[0], scale[1] = code_scale[1];
       } else {
         score_full<T, HeadDim>(scores, full_query, segments.full_key(row), block.last - row);
@@ -347,41 +257,50 @@ __global__ void __launch_bounds__(kThreads, kResident) attention_decode_codes_ke
         offset[0] = offset[1] = 0;
       }
       state.add(scores, scale, offset);
-      if (row < packed_values)
-        value_bits == 4 ? weigh_codes<HeadDim, 4>(state.out, state.zeros, scores, tile) : weigh_codes<HeadDim, 2>(state.out, state.zeros, scores, tile);
+      if (row < packed_values) weigh_codes<HeadDim, ValueBits>(state.out, state.zeros, scores, tile);
       if (row + kRunRows > packed_values) {
         divide();
         weigh_full<T, HeadDim>(state.out, scores, packed_values - row, block.last - row, [&](int at) { return segments.full_value(row + at); });
       }
       __syncwarp(); // every lane has read the stage
+      loader.waiting = 1;
       stage ^= 1;
     }
     divide();
     state.finish();
     merge_warps<HeadDim>(args, block, part.place, state, shared, (warp * 2 + (stage ^ 1)) * Stage::bytes);
-    if (threadIdx.x == 0 && part.last == runs_of(head)) args.partial_counts[part.row] = part.place + 1;
+    if (threadIdx.x == 0 && part.ends) args.partial_counts[part.row] = part.place + 1;
   }
   device::copy_async_wait<0>();
   device::let_next_start();
 }
 
-template <class T, int HeadDim>
+template <class T, int HeadDim, int KeyBits, int ValueBits>
 void launch(const DecodeArgs& args, cudaStream_t stream) {
+  constexpr auto kernel = attention_decode_codes_kernel<T, HeadDim, KeyBits, ValueBits>;
   const int most = kResident * args.processors;
   const int64_t runs = int64_t(args.count) * args.kv_heads * args.splits * (split_rows / kRunRows); // there is room for
   constexpr int bytes = CodeShared<HeadDim>::bytes;
-  allow_shared<attention_decode_codes_kernel<T, HeadDim>>(bytes);
-  launch_early(attention_decode_codes_kernel<T, HeadDim>, dim3(std::min<int64_t>(most, runs / kWarps)), kThreads, bytes, stream, args, most);
+  allow_shared<kernel>(bytes);
+  launch_early(kernel, dim3(std::min<int64_t>(most, runs / kWarps)), kThreads, bytes, stream, args);
+}
+
+template <class T, int HeadDim>
+void launch_bits(const DecodeArgs& args, const KvPacking& packing, cudaStream_t stream) {
+  if (packing.key_bits == 4)
+    packing.value_bits == 4 ? launch<T, HeadDim, 4, 4>(args, stream) : launch<T, HeadDim, 4, 2>(args, stream);
+  else
+    packing.value_bits == 4 ? launch<T, HeadDim, 2, 4>(args, stream) : launch<T, HeadDim, 2, 2>(args, stream);
 }
 
 }  // namespace
 
 template <class T>
-void attention_decode_codes_launch(const DecodeArgs& args, cudaStream_t stream) {
-  args.head_dim == 64 ? launch<T, 64>(args, stream) : launch<T, 128>(args, stream);
+void attention_decode_codes_launch(const DecodeArgs& args, const KvPacking& packing, cudaStream_t stream) {
+  args.head_dim == 64 ? launch_bits<T, 64>(args, packing, stream) : launch_bits<T, 128>(args, packing, stream);
 }
 
-template void attention_decode_codes_launch<__half>(const DecodeArgs&, cudaStream_t);
-template void attention_decode_codes_launch<__nv_bfloat16>(const DecodeArgs&, cudaStream_t);
+template void attention_decode_codes_launch<__half>(const DecodeArgs&, const KvPacking&, cudaStream_t);
+template void attention_decode_codes_launch<__nv_bfloat16>(const DecodeArgs&, const KvPacking&, cudaStream_t);
 
 }  // namespace kva

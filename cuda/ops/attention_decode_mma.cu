@@ -1,6 +1,6 @@
 // Decode attention on the tensor cores, f16 and bf16, head sizes 64 and 128: the query heads of a group are rows of one product.
 // A few blocks stay on each multiprocessor and go through the items; each warp's loads run ahead across the borders of items, so that memory
-// never rests while an item begins or is merged.
+// never rests while an item begins or is merged. In a recorded step the first ones are asked for before the new row is there.
 // floor: the bytes of keys and values at copy bandwidth, 0.179 ms at 128K rows, 8 KV heads of 128, bf16.
 // measured (H100 80GB, 2026-11-25): 0.194 ms alone under Nsight Compute, 0.214 with the merge of 513 splits and two launches; 0.067 at 32K (floor 0.045).
 // gap: 8 % of the kernel, which keeps the memory at 84 % of its peak (2.8 TB/s); the merge takes 9 us, launches from the host the rest.
@@ -15,13 +15,37 @@ template <class T, int HeadDim, bool Paged>
 struct DecodeLoader {
   const DecodeArgs& args;
   DecodeBlock block;
-  int number, row;
+  int number, row, loaded = 0; // tiles on their way before the walk began
 
-  __device__ DecodeLoader(const DecodeArgs& args) : args(args), number(blockIdx.x) { open(); }
+  __device__ DecodeLoader(const DecodeArgs& args) : args(args), number(blockIdx.x) {}
+
+  // The first tiles, before the inputs are there: those whose rows are, in a head that hides none.
+  __device__ void load_ahead(uint32_t stages) {
+    const DecodeBlock place = decode_place(args, number);
+    const KvHead& head = head_of(args, place);
+    static_assert(kDecodeStages * kDecodeWarps * kDecodeTile <= split_rows);
+    const int first = place.split * split_rows, end = device::read_ahead(head.len) - 1; // the length may have the new row in it already
+    if (device::read_ahead(head.dead) > 0) return;
+    const T *keys = static_cast<const T*>(device::read_ahead(head.k)), *values = static_cast<const T*>(device::read_ahead(head.v));
+    for (; loaded < kDecodeStages && first + tile_row(loaded) + kDecodeTile <= end; ++loaded) {
+      load_decode_rows<HeadDim>(stages + loaded * kDecodeStageBytes<HeadDim>, first + tile_row(loaded), kDecodeTile, keys, values);
+      device::copy_async_commit();
+    }
+  }
+
+  // the walk begins, behind those
+  __device__ void begin(uint32_t stages) {
+    open();
+    if (loaded > 0) row = block.first + tile_row(loaded);
+    for (int stage = loaded; stage < kDecodeStages; ++stage) load(stages + stage * kDecodeStageBytes<HeadDim>);
+  }
+
+  // of this warp's tile `tile` of an item
+  static __device__ int tile_row(int tile) { return (tile * kDecodeWarps + threadIdx.x / 32) * kDecodeTile; }
 
   __device__ void open() {
     block = decode_block<Paged>(args, number);
-    row = block.first + threadIdx.x / 32 * kDecodeTile;
+    row = block.first + tile_row(0);
     if (number + int(gridDim.x) < args.items()) approach_decode_block(args, number + gridDim.x);
     if (block.positions != nullptr && !any_row_seen(block)) row = block.last;
   }
@@ -48,18 +72,18 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, 3) attention_decode_mma_ker
   const uint32_t stages = device::shared_address(shared) + warp * kDecodeStages * kDecodeStageBytes<HeadDim>;
   float2* sums = reinterpret_cast<float2*>(shared + kDecodeWarps * kDecodeStages * kDecodeStageBytes<HeadDim>);
   float* outs = reinterpret_cast<float*>(sums + kDecodeWarps * kDecodeHeads);
+  DecodeLoader<T, HeadDim, Paged> loader(args);
+  if (!Paged && args.ahead) loader.load_ahead(stages);
   device::wait_for_inputs();
 
-  DecodeLoader<T, HeadDim, Paged> loader(args);
-#pragma unroll
-  for (int stage = 0; stage < kDecodeStages; ++stage) loader.load(stages + stage * kDecodeStageBytes<HeadDim>);
   uint32_t stage = 0;
   for (int number = blockIdx.x; number < args.items(); number += gridDim.x) {
     const DecodeBlock block = decode_block<Paged>(args, number);
-    if (args.splits > 1 && block.first >= block.last) continue; // with one split the item writes zeros
     uint32_t query[HeadDim / 16][4];
     const T* q = static_cast<const T*>(args.q) + block.sequence * args.q_stride + int64_t(block.first_head) * HeadDim;
-    load_query_fragments<T, HeadDim>(query, q, block.heads);
+    load_query_fragments<T, HeadDim>(query, q, block.heads); // before the first tiles, which would be in their way
+    if (number == blockIdx.x) loader.begin(stages);
+    if (args.splits > 1 && block.first >= block.last) continue; // with one split the item writes zeros
 
     DecodeState<HeadDim> state;
     const bool hidden = block.positions != nullptr && !any_row_seen(block); // then none of its tiles were loaded

@@ -89,8 +89,8 @@ __device__ __forceinline__ void load(const StreamArgs& args, uint32_t shared) {
   const auto load_weights = [&](const Walk<P>& walk, const Stages<P>& ring) {
     barrier_arrive_expect(ring.full(), args.loaded_bytes);
     const uint32_t to = shared + ring.at(args.stage_bytes);
-    copy_box(to, args.weight, ring.full(), 0, walk.first(), walk.k);
-    copy_box(to + P::half_bytes, args.weight, ring.full(), 0, walk.second(), walk.k);
+    copy_box_once(to, args.weight, ring.full(), 0, walk.first(), walk.k);
+    copy_box_once(to + P::half_bytes, args.weight, ring.full(), 0, walk.second(), walk.k);
   };
   const auto load_x = [&](const Walk<P>& walk, const Stages<P>& ring) {
     copy_box(shared + ring.at(args.stage_bytes) + 2 * P::half_bytes, args.x, ring.full(), 0, 0, walk.k);

@@ -26,6 +26,7 @@ struct RopeArgs {
   int layer, heads, kv_heads, head_dim, side_arrays, unrotated_rows, pairs, block_kv_heads, start_row, start;
   float mscale;
   bool interleaved;
+  bool ahead; // positions and the layer's tables may be read before the inputs are there
 };
 
 template <class T, int Width>
@@ -86,7 +87,7 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const RopeArgs args) {
   extern __shared__ Turn turns[]; // [pairs]
   const int row = blockIdx.y, first_kv = blockIdx.x * args.block_kv_heads, kv_heads = min(args.block_kv_heads, args.kv_heads - first_kv);
   let_next_start();
-  wait_for_inputs();
+  if (!args.ahead) wait_for_inputs();
   KvSeq* sequence = args.sequences != nullptr ? args.sequences[row] : args.sequence;
   KvHead* table = layer_heads(sequence, args.layer) + first_kv;
   const int position = args.sequences != nullptr ? sequence->position : args.start + row;
@@ -96,30 +97,49 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const RopeArgs args) {
   const int group = args.heads / args.kv_heads, lane = threadIdx.x % kLanes, queries = kv_heads * group, units = args.pairs / Width;
   const T* qkv = static_cast<const T*>(args.qkv) + row * args.qkv_stride;
   T* q = static_cast<T*>(args.q) + row * args.q_stride;
-  for (int part = threadIdx.x / kLanes; part < queries + 2 * kv_heads; part += kThreads / kLanes) {
+  struct Place {
+    const T* from = nullptr;
+    T *to = nullptr, *unrotated = nullptr;
+    bool turns = false;
+  };
+  const auto place_of = [&](int part) { // queries, keys, values
+    Place place;
     const bool is_query = part < queries, is_key = !is_query && part < queries + kv_heads;
-    const int kv_head = is_query ? 0 : (part - queries) % kv_heads;
-    const int head = is_query ? first_kv * group + part : args.heads + (is_key ? 0 : args.kv_heads) + first_kv + kv_head;
-    const T* from = qkv + int64_t(head) * args.head_dim;
-    const int cache_row = args.sequences != nullptr ? table[kv_head].len : args.start_row + row;
-    const int64_t slot = is_key ? key_slot(table[kv_head], cache_row) : value_slot(table[kv_head], cache_row);
-    T* to = is_query ? q + int64_t(head) * args.head_dim
-                     : static_cast<T*>(is_key ? table[kv_head].k : table[kv_head].v) + slot * args.head_dim;
-    if (!is_query && !is_key) {
+    place.turns = is_query || is_key;
+    if (is_query) {
+      const int64_t head = int64_t(first_kv * group + part) * args.head_dim;
+      place.from = qkv + head;
+      place.to = q + head;
+    } else if (part < queries + 2 * kv_heads) {
+      const int kv_head = (part - queries) % kv_heads;
+      const KvHead& to = table[kv_head];
+      const int cache_row = args.sequences != nullptr ? to.len : args.start_row + row;
+      place.from = qkv + int64_t(args.heads + (is_key ? 0 : args.kv_heads) + first_kv + kv_head) * args.head_dim;
+      place.to = static_cast<T*>(is_key ? to.k : to.v) + int64_t(is_key ? key_slot(to, cache_row) : value_slot(to, cache_row)) * args.head_dim;
+      if (is_key && position < args.unrotated_rows) place.unrotated = static_cast<T*>(to.unrotated) + int64_t(position) * args.head_dim;
+      if (is_key && to.unrotated_k != nullptr) place.unrotated = static_cast<T*>(to.unrotated_k) + int64_t(cache_row) * args.head_dim;
+    }
+    return place;
+  };
+  int part = threadIdx.x / kLanes;
+  Place place = place_of(part);
+  if (args.ahead) wait_for_inputs();
+  while (part < queries + 2 * kv_heads) {
+    const auto [from, to, unrotated, rotates] = place;
+    if (!rotates) {
       copy_packs<Width>(to, from, 0, args.head_dim, lane, kLanes);
-      continue;
+    } else {
+      for (int u = lane; u < units; u += kLanes) {
+        const UnitPlace<T, Width> at(args, u);
+        const Unit<T, Width> unit = at.load(from);
+        if (unrotated != nullptr) at.store(unrotated, unit);
+        at.store(to, turn_unit<T, Width>(unit, turns + u * Width, args.interleaved));
+      }
+      copy_packs<Width>(to, from, 2 * args.pairs, args.head_dim, lane, kLanes);
+      if (unrotated != nullptr) copy_packs<Width>(unrotated, from, 2 * args.pairs, args.head_dim, lane, kLanes);
     }
-    T* unrotated = nullptr;
-    if (is_key && position < args.unrotated_rows) unrotated = static_cast<T*>(table[kv_head].unrotated) + int64_t(position) * args.head_dim;
-    if (is_key && table[kv_head].unrotated_k != nullptr) unrotated = static_cast<T*>(table[kv_head].unrotated_k) + int64_t(cache_row) * args.head_dim;
-    for (int u = lane; u < units; u += kLanes) {
-      const UnitPlace<T, Width> place(args, u);
-      const Unit<T, Width> unit = place.load(from);
-      if (unrotated != nullptr) place.store(unrotated, unit);
-      place.store(to, turn_unit<T, Width>(unit, turns + u * Width, args.interleaved));
-    }
-    copy_packs<Width>(to, from, 2 * args.pairs, args.head_dim, lane, kLanes);
-    if (unrotated != nullptr) copy_packs<Width>(unrotated, from, 2 * args.pairs, args.head_dim, lane, kLanes);
+    part += kThreads / kLanes;
+    place = place_of(part);
   }
   for (int kv_head = threadIdx.x; kv_head < kv_heads; kv_head += kThreads) {
     const int64_t cache_row = args.sequences != nullptr ? table[kv_head].len : args.start_row + row;
@@ -194,6 +214,7 @@ void rope_append_batch(Context& context, Batch& batch, int32_t layer, Matrix qkv
   args.sequences = batch.table;
   args.layer = layer;
   args.block_kv_heads = 1;
+  args.ahead = context.only_appended(batch, layer, 0);
   launch(context, batch.shape(), args, qkv, q, inv_freq, interleaved, mscale);
 }
 
