@@ -3,10 +3,10 @@
 // of a head that a block has is a partial result. A warp goes through each eighth of its runs, with those of the next run on their way. In a recorded
 // step the first two of each warp are asked for before the new row is there.
 // floor: 160 bytes a row and KV head at 4 bits and head size 128, 96 at 2, at copy bandwidth: 56 us at 128K rows and 8 KV heads.
-// measured (H100 80GB, 2026-11-25), 4 query heads for a KV head, 8 KV heads: 75 us at 128K rows, 78 with the merge; 30 and 33 at 32K, 19 and 22 at 4K (13 and
-// 17 where a warp or a team of warps had splits of 256 rows); 16 sequences of 4K 56 and 60. 420 instructions for a run of 5 KB.
-// gap: a block has its queries 7 to 9 us after it has begun, for they are asked for behind every warp's first run; a block that goes from one head to the
-// next, or that has a head's rows in full precision, ends last.
+// measured (H100 80GB, 2026-11-26), 4 query heads for a KV head, 8 KV heads, in a graph with the merge: 73 us at 128K rows, 40 at 64K, 28 at 32K, 15 at 4K;
+// within a step 124K rows more take 55 us, all of copy bandwidth.
+// gap: by itself a block knows its share 3 us after it has begun and has the queries 11 us after, behind the first runs; blocks end at 65 us in the median
+// and 73 at last. In a step the rotation before it covers the beginning.
 #include "../core/cuda.h"
 #include "../device/code_shares.cuh"
 #include "../device/number.cuh"

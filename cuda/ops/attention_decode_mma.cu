@@ -2,8 +2,9 @@
 // A few blocks stay on each multiprocessor and go through the items; each warp's loads run ahead across the borders of items, so that memory
 // never rests while an item begins or is merged. In a recorded step the first ones are asked for before the new row is there.
 // floor: the bytes of keys and values at copy bandwidth, 0.179 ms at 128K rows, 8 KV heads of 128, bf16.
-// measured (H100 80GB, 2026-11-25): 0.194 ms alone under Nsight Compute, 0.214 with the merge of 513 splits and two launches; 0.067 at 32K (floor 0.045).
-// gap: 8 % of the kernel, which keeps the memory at 84 % of its peak (2.8 TB/s); the merge takes 9 us, launches from the host the rest.
+// measured (H100 80GB, 2026-11-26), in a graph with the merge of 513 splits: 0.207 ms, 0.063 at 32K (floor 0.045); within a step 124K rows more take
+// 0.183 ms, 95 % of copy bandwidth.
+// gap: the merge takes 7 to 9 us, the cold start of the first tiles 3 to 5, which the rotation covers in a step.
 #include "../core/cuda.h"
 #include "../device/attention_decode_tiles.cuh"
 

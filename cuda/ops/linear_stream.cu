@@ -3,8 +3,8 @@
 // block then fills its ring as soon as there is room, while the norm or the attention between them runs.
 // floor: the bytes of the weights at copy bandwidth (3.0 TB/s): 145 us for a layer of the 8B shape, 5.0 ms for all of it.
 // measured (H100 80GB, 2026-11-25, one row, back to back): 2.98 TB/s for the four of a layer (146 us), 3.06 for 28672 features, 2.97 for 4096 from 14336,
-// 2.75 and 2.71 for 4096 and 6144 from 4096; a whole decode step 5.53 ms where linear_rows.cu took 5.91. 32 rows: 2.54 TB/s.
-// gap: none on the layer's own; in a step the norms, the rotation and the attention between them, 12 us a layer. Two rings of half the size on a
+// 2.75 and 2.71 for 4096 and 6144 from 4096; a whole decode step 5.45 ms, 91 % of its floor. 32 rows: 2.54 TB/s.
+// gap: none on the layer's own; in a step the norms, the rotation and the attention between them, 10 us a layer. Two rings of half the size on a
 // multiprocessor, the next one's filled early, were slower (5.66 to 6.0 ms): what is filled before memory rests does not shorten its rest.
 #include <algorithm>
 #include <type_traits>
