@@ -12,7 +12,7 @@
 namespace kva {
 
 constexpr int kDecodeHeads = 16; // query heads of an item
-constexpr int kMostFullRuns = 8;
+constexpr int kMostFullRuns = 8;  // of codes, that DecodeArgs::full_runs tells of
 constexpr int kSparePartials = 4; // of a query head, beyond its splits: those over codes begin anywhere
 
 struct DecodeArgs {

@@ -51,16 +51,11 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], uint
                : "memory");
 }
 
-// 16 bytes, past the first-level cache: `bytes` of them are read, the others are zeros
-__device__ __forceinline__ void copy_async_bytes(uint32_t to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+// 16 bytes, past the first-level cache; zeros where `valid` is false (nothing is read then)
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-// zeros where `valid` is false (nothing is read then)
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) { copy_async_bytes(to, from, valid ? 16 : 0); }
-// The same of what is read once.
+// 16 bytes of what is read once; with `bytes` as many of them are read, the others are zeros.
 __device__ __forceinline__ void copy_async_once(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(read_once()) : "memory");
 }

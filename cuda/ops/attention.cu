@@ -154,6 +154,9 @@ bool on_tensor_cores(int32_t dtype, int32_t q_dtype, int32_t head_dim) {
   return dtype != KVA_F32 && q_dtype == dtype && (head_dim == 64 || head_dim == 128);
 }
 
+// of the first sequence, all KV heads alike
+const KvPacking& packing_of(Batch& batch, int32_t layer) { return batch.kvs[0]->layer(layer)[0].packing; }
+
 template <class Test>
 bool every_packing(Batch& batch, int32_t layer, const Test& test) {
   return std::all_of(batch.kvs.begin(), batch.kvs.end(), [&](Kv* kv) { return test(kv->layer(layer)[0].packing); });
@@ -164,7 +167,7 @@ bool all_codes(Batch& batch, int32_t layer, const Matrix& q) {
   const KvShape& shape = batch.shape();
   if (shape.dtype == KVA_F32 || q.dtype != shape.dtype || batch.splits <= 1) return false;
   if (reinterpret_cast<uintptr_t>(q.data) % 16 != 0 || q.stride % 8 != 0) return false;
-  const KvPacking& first = batch.kvs[0]->layer(layer)[0].packing;
+  const KvPacking& first = packing_of(batch, layer);
   return takes_codes(first, shape.head_dim, shape.group()) && every_packing(batch, layer, [&](const KvPacking& packing) { return packing == first; });
 }
 
@@ -212,7 +215,7 @@ void attend_packed_rows(const DecodeArgs& args, Batch& batch, const Matrix& q, c
   with_device_type(batch.shape().dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2) {
-      if (args.partial_counts != nullptr) return attention_decode_codes_launch<T>(args, batch.kvs[0]->layer(args.layer)[0].packing, stream);
+      if (args.partial_counts != nullptr) return attention_decode_codes_launch<T>(args, packing_of(batch, args.layer), stream);
       if (all_channels(batch, args.layer, q)) return attention_decode_channels_launch<T>(args, stream);
     }
     attention_decode_segments_launch<T>(args, stream);
@@ -251,7 +254,7 @@ void attention_decode(Context& context, Batch& batch, int32_t layer, Matrix q, f
   if (!probs) args.scores = nullptr;
   const bool packs = std::any_of(batch.kvs.begin(), batch.kvs.end(), [layer](Kv* kv) { return kv->packs(layer); });
   if (!packs || !all_codes(batch, layer, q)) args.partial_counts = nullptr;
-  const int32_t residual = batch.kvs[0]->layer(layer)[0].packing.residual, full_runs = residual / kRunRows + 1;
+  const int32_t residual = packing_of(batch, layer).residual, full_runs = residual / kRunRows + 1;
   args.full_runs = residual > 0 && full_runs <= kMostFullRuns ? full_runs : 0;
   args.ahead = window == 0 && context.only_appended(batch, layer, 1);
   if (packs)

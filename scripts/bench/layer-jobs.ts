@@ -54,6 +54,7 @@ export function layerGroup(rows: number, { shape, device, backend, top, free, re
         return [row];
       },
     },
+    // 20 samples and one that does not count, a launch ahead of each
     { names: ["decode attention"], floorMs: decodeMs, leastRuns: 42, run: (bench) => [bench.decode()] },
     {
       names: ["decode attention of 4-bit codes"],
