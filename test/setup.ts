@@ -3,7 +3,7 @@ import { afterAll, expect, setDefaultTimeout } from "bun:test";
 import { report } from "./support/backends.ts";
 import { type Comparison, compare, describeComparison } from "./support/tolerance.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(1000 * Number(process.env.KVACCEL_TEST_SECONDS ?? 60));
 
 interface OwnMatchers {
   /** relative error against `reference` at most twice that of `plain`, or the floor of the output's type */

@@ -1,7 +1,7 @@
 // Column sums for sm_90a: keys are the rows of the product, so that a lane sums its own two keys over all queries. One producer warp copies
 // tiles of queries with their log-sum-exps; three warpgroups of 64 keys take turns on the tensor cores, two in their exponentials meanwhile.
 // floor: half the operations of dense attention at the card's matrix rate; at head size 128 the exponentials (16 a cycle) take as long.
-// measured (H100 80GB, 2026-11-25, bf16, 128K rows in ranges of 4096, 32 heads of 128): 120.7 ms, 0.58 of dense attention; floor 86.6.
+// measured (H100 80GB, 2026-11-26, bf16, 128K rows in ranges of 4096, 32 heads of 128): 121.7 ms, 0.58 of dense attention; floor 89.0.
 // gap: both pipes would have to be busy all the time; dense attention keeps the tensor cores busy in 80 % of the cycles.
 #include "../device/column_sums.cuh"
 #include "../device/hopper.cuh"
@@ -38,7 +38,7 @@ struct Barriers {
   __device__ __forceinline__ void init() {
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(shared_address(&full[stage]), 32);
-      barrier_init(shared_address(&empty[stage]), Warps);
+      barrier_init(shared_address(&empty[stage]), 32 * Warps);
     }
     for (int stage = 0; stage < kKeyStages; ++stage) {
       barrier_init(shared_address(&key_full[stage]), 1);
@@ -176,7 +176,7 @@ struct Consumer {
             add_tile<true>(key, top + lane % 4 * 2, scale);
           else
             add_tile<false>(key, top, scale);
-          if (lane == 0) barrier_arrive(shared_address(&barriers.empty[ring.stage]));
+          barrier_arrive(shared_address(&barriers.empty[ring.stage]));  // every lane, for each has read shifts
           ring.next();
         }
       if (lane == 0) barrier_arrive(shared_address(&barriers.key_empty[keys.stage]));
