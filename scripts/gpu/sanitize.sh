@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # compute-sanitizer's memcheck and racecheck over every kernel of the library: the prefill attention check's small shapes, and each test file that
-# computes on the device, one process a file, side by side. What the limit cuts is said: memcheck takes two minutes, racecheck twenty, so that
-# TOOLS=racecheck and files, or FILE=PATTERN for some of a file's tests, take it in turns.
+# computes on the device, one process a file, side by side. What the limit cuts is said. memcheck takes two minutes, racecheck 25: TOOLS=racecheck
+# and files, `attention-prefill` for the check, or FILE=PATTERN for some of a file's tests, take it in turns.
 # usage: [TOOLS=memcheck,racecheck] scripts/gpu/sanitize.sh OUT [SECONDS a tool] [FILE[=PATTERN] ...]     (the CUDA library is built, bun is on the PATH)
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -11,11 +11,13 @@ shift $(($# < 2 ? $# : 2))
 [ $# -gt 0 ] || set -- attention-prefill test/ops/*.test.ts test/native/{graphs,graphs-ahead,memory}.test.ts test/engine/{graphs,sparse,sliding}.test.ts \
   test/plugin/{cakekv,cam,duo-attention,expected-attention,flexprefill,h2o,keydiff,kivi,kivi-evict,quest,snapkv,think,tova,xattention}.test.ts
 mkdir -p "$out"
-build=$(mktemp -d)
-flags="-std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a"
-for source in scripts/gpu/attention_check.cu cuda/ops/attention_prefill*.cu; do nvcc $flags -c "$source" -o "$build/$(basename "$source").o" & done
-wait
-nvcc $flags "$build"/*.o -o "$build/attention_check"
+if [[ " $* " == *" attention-prefill "* ]]; then
+  build=$(mktemp -d)
+  flags="-std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a"
+  for source in scripts/gpu/attention_check.cu cuda/ops/attention_prefill*.cu; do nvcc $flags -c "$source" -o "$build/$(basename "$source").o" & done
+  wait
+  nvcc $flags "$build"/*.o -o "$build/attention_check"
+fi
 
 # tool, name, command...; cuBLAS's kernels are not ours to check
 check() {

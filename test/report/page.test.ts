@@ -84,17 +84,23 @@ test("same runs, same bytes", () => {
   expect(makeReport([path])).toBe(makeReport([path]));
 });
 
+/** makeReport's bytes in a process of its own: Plot draws half a pixel apart where it takes its process for a test runner's. */
+function madeElsewhere(path: string): string {
+  const source = join(import.meta.dir, "..", "..", "src", "report", "report.ts");
+  const code = `const { makeReport } = await import(process.argv[1]); await Bun.write(Bun.stdout, makeReport([process.argv[2]]));`;
+  const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", code, source, path]);
+  expect(stderr.toString()).toBe("");
+  return stdout.toString();
+}
+
 describe("accel report", () => {
   test("writes into the run's directory, says where, and keeps everything else", async () => {
     const path = fixture();
     const before = readFileSync(join(path, "results.json"), "utf8");
     const { code, out } = await accel("report", path);
     expect([code, out]).toEqual([0, `${join(path, "report.html")}\n`]);
+    expect(readFileSync(join(path, "report.html"), "utf8")).toBe(madeElsewhere(path));
     expect(readFileSync(join(path, "results.json"), "utf8")).toBe(before);
-    // another process writes the same; not compared with this one, where Plot may see the test runner's `it` and then moves its axes by half a pixel
-    const again = join(folder(), "again.html");
-    expect((await accel("report", path, "--output_path", again)).code).toBe(0);
-    expect(readFileSync(join(path, "report.html"), "utf8")).toBe(readFileSync(again, "utf8"));
   });
 
   test("puts several runs into one file", async () => {
